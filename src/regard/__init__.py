@@ -1,0 +1,1 @@
+"""`regard`: a recommender built on attention."""

@@ -1,0 +1,150 @@
+"""Settings: strict, typed, frozen, and the same in Python, TOML, JSON and `--set section.key=value`.
+
+An unknown key is an error that names the nearest known one. Every field's description is its documentation.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from regard.errors import InputError, SettingsError, nearest
+
+
+class Section(BaseModel):
+    """One group of settings; frozen, and closed to unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataSettings(Section):
+    """Which events train, which are held back, and which count as targets."""
+
+    split: str = Field(
+        "auto", description="leave-one-out | time:Q | last-days:N | users:F | parts | random:A,B,C | none | auto"
+    )
+    target_behaviours: tuple[str, ...] = Field((), description="only these behaviours are targets; empty = all")
+
+
+class ModelSettings(Section):
+    """The shape of the model. Baselines read none of it but `name`."""
+
+    name: str = Field("self-attention", description="which model; `regard train --help` lists them")
+    width: int = Field(128, ge=1, description="size of item vectors and states")
+    blocks: int = Field(2, ge=1, description="attention blocks")
+    heads: int = Field(2, ge=1, description="attention heads; must divide width")
+    feed_forward: Literal["plain", "gated"] = Field("gated", description="plain (GELU) or gated (SwiGLU) feed-forward")
+    expansion: float = Field(2.0, gt=0, description="hidden size of the feed-forward, as a multiple of width")
+    dropout: float = Field(0.2, ge=0, lt=1, description="share of values dropped after embedding and in every block")
+    window: int = Field(200, ge=1, description="most recent events that the model reads at once")
+    positions: Literal["learned", "none"] = Field("learned", description="position embedding")
+    behaviours: bool = Field(True, description="embed behaviour types where the data has more than one")
+    time_gaps: bool = Field(False, description="embed the time since the previous event; needs timestamps")
+    negatives: int = Field(0, ge=0, description="sampled softmax with so many negatives a batch; 0 = full softmax")
+
+
+class TrainSettings(Section):
+    """How weights are learned."""
+
+    epochs: int = Field(30, ge=1, description="passes over the training events; the learning-rate schedule spans them")
+    seed: int = Field(1, ge=0, description="seeds weights, order of batches, windows, dropout and negatives")
+    batch_tokens: int = Field(8192, ge=1, description="training events in one step, about")
+    optimizer: Literal["adamw", "adam"] = Field("adamw", description="AdamW or Adam")
+    learning_rate: float = Field(2e-3, gt=0, description="peak learning rate")
+    weight_decay: float = Field(0.0, ge=0, description="decay of matrices, embeddings excepted")
+    warmup: float = Field(0.05, ge=0, lt=1, description="share of all steps with rising learning rate; cosine after it")
+    clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
+    patience: int = Field(8, ge=1, description="epochs without a better validation figure before stopping")
+    metric: str = Field("ndcg@10", description="validation figure that chooses the best weights")
+    precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto = bfloat16 where it is fast")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto = cuda where there is one")
+    threads: int = Field(0, ge=0, description="CPU threads; 0 = as many as cores")
+
+
+class EvaluateSettings(Section):
+    """The protocol of validation and test."""
+
+    targets: Literal["next", "last", "set"] = Field("next", description="which held-back events are targets")
+    seen: Literal["auto", "filter", "keep"] = Field("auto", description="may items of the history be recommended again")
+    k: tuple[int, ...] = Field((10,), description="cut-offs of the top-k metrics")
+    bootstrap: int = Field(1000, ge=0, description="resamples of users behind each interval")
+
+
+class Settings(Section):
+    """All settings of a run."""
+
+    data: DataSettings = Field(default_factory=lambda: DataSettings())
+    model: ModelSettings = Field(default_factory=lambda: ModelSettings())
+    train: TrainSettings = Field(default_factory=lambda: TrainSettings())
+    evaluate: EvaluateSettings = Field(default_factory=lambda: EvaluateSettings())
+
+    @classmethod
+    def of(cls, body: Mapping[str, Any], where: str = "settings") -> Self:
+        """Check a nested mapping; `where` names its origin in errors."""
+        try:
+            return cls.model_validate(body)
+        except ValidationError as error:
+            raise SettingsError(f"{where}: {_first(error, cls)}") from None
+
+    @classmethod
+    def read(cls, path: str | Path, assignments: Sequence[str] = ()) -> Self:
+        """Read a TOML or JSON file, then apply `section.key=value` assignments."""
+        return cls.of(assigned(_load(Path(path)), assignments), str(path))
+
+    def changed(self, assignments: Sequence[str]) -> Self:
+        """Return a copy with `section.key=value` assignments applied."""
+        return type(self).of(assigned(self.model_dump(exclude_unset=True), assignments), "--set")
+
+
+def assigned(body: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
+    """Return `body` with dotted `section.key=value` texts written into it; values are TOML where they parse as such."""
+    result = {key: dict(value) if isinstance(value, Mapping) else value for key, value in body.items()}
+    for text in assignments:
+        name, equals, value = text.partition("=")
+        section, dot, key = name.strip().partition(".")
+        if not (equals and dot and key):
+            raise SettingsError(f"--set expects section.key=value, for example train.epochs=10; got {text!r}")
+        inner = result.setdefault(section, {})
+        if not isinstance(inner, dict):
+            raise SettingsError(f"--set {text}: {section!r} is not a section of settings")
+        inner[key] = _value(value)
+    return result
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text.split(",") if "," in text else text
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        body = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read settings file {path}: {getattr(error, 'strerror', None) or error}") from None
+    except ValueError as error:
+        raise SettingsError(f"{path} is not valid {'JSON' if path.suffix == '.json' else 'TOML'}: {error}") from None
+    if not isinstance(body, dict):
+        raise SettingsError(f"{path}: expected sections {', '.join(Settings.model_fields)}; got {type(body).__name__}")
+    return body
+
+
+def _first(error: ValidationError, root: type[BaseModel]) -> str:
+    """Say the first thing that is wrong, with the nearest known key where a key is unknown."""
+    first = error.errors()[0]
+    path = [str(part) for part in first["loc"]]
+    name = ".".join(path)
+    if first["type"] == "extra_forbidden":
+        model: Any = root
+        for part in path[:-1]:
+            model = model.model_fields[part].annotation
+        known = list(model.model_fields)
+        return f"unknown setting {name!r}{nearest(path[-1], known)}; known: {', '.join(known)}"
+    return f"{name}: {first['msg'].lower()}; got {first['input']!r}"
