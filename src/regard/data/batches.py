@@ -1,0 +1,185 @@
+"""Jagged batches: histories back to back, `offsets` between them, no padding anywhere.
+
+Letters: B histories, T events in all of them together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from regard.data.split import Split
+    from regard.data.store import Dataset
+
+Index = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Histories:
+    """A jagged batch of histories, oldest event first; row b is `items[offsets[b]:offsets[b + 1]]` and may be empty."""
+
+    items: Tensor  # (T,) int64 item indexes, 0 = unknown
+    offsets: Tensor  # (B + 1,) int64
+    behaviours: Tensor | None = None  # (T,) int64 indexes into the dataset's behaviours
+    times: Tensor | None = None  # (T,) int64 in the dataset's unit
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> Tensor:
+        """Events of each history, (B,)."""
+        return self.offsets.diff()
+
+    def to(self, device: torch.device | str) -> Histories:
+        """Return the batch with all tensors on `device`."""
+        moved = {
+            name: value.to(device, non_blocking=True) for name, value in vars(self).items() if isinstance(value, Tensor)
+        }
+        return replace(self, **moved)
+
+
+@dataclass(frozen=True)
+class TrainingBatch:
+    """Histories and what came next.
+
+    `targets` (T,) is the item after each event, 0 where that event enters no loss. `first_targets` (B,) is the first
+    event of a user, to be predicted from nothing at all, 0 where a window does not begin at the user's first event.
+    """
+
+    histories: Histories
+    targets: Tensor
+    first_targets: Tensor
+
+    def to(self, device: torch.device | str) -> TrainingBatch:
+        """Return the batch with all tensors on `device`."""
+        histories = self.histories.to(device)
+        return TrainingBatch(histories, self.targets.to(device), self.first_targets.to(device))
+
+
+def ranges(starts: Index, ends: Index) -> tuple[Index, Index]:
+    """Lay the ranges `starts[i]:ends[i]` back to back; return their members and the offsets between them."""
+    lengths = ends - starts
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    members = np.arange(offsets[-1], dtype=np.int64) + np.repeat(starts - offsets[:-1], lengths)
+    return members, offsets
+
+
+def gather(dataset: Dataset, events: Index, offsets: Index) -> Histories:
+    """Return the histories whose events, by index into the dataset, are `events`, cut by `offsets`."""
+    return Histories(
+        items=torch.from_numpy(dataset.item[events].astype(np.int64)),
+        offsets=torch.from_numpy(np.ascontiguousarray(offsets, dtype=np.int64)),
+        behaviours=_column(dataset.behaviour, events),
+        times=_column(dataset.time, events),
+    )
+
+
+def _column(values: npt.NDArray[np.generic] | None, events: Index) -> Tensor | None:
+    return None if values is None else torch.from_numpy(values[events].astype(np.int64))
+
+
+class TrainingBatches:
+    """Training windows, shuffled anew each epoch and packed into batches of about `batch_tokens` events.
+
+    A history longer than `window` is cut into windows at places that move every epoch, so every training event is a
+    target once per epoch and no position of a window is special to an event. The order is a function of seed and epoch:
+    `state` is two numbers, and a restored loader goes on exactly where it was.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        split: Split,
+        *,
+        window: int,
+        batch_tokens: int,
+        seed: int,
+        target_behaviours: tuple[str, ...] = (),
+    ) -> None:
+        self.dataset = dataset
+        self.order = split.order
+        starts, ends = split.training(dataset)
+        trained = np.flatnonzero(ends > starts)
+        self.starts, self.ends = starts[trained], ends[trained]
+        self.window, self.batch_tokens, self.seed = window, batch_tokens, seed
+        self.wanted = _wanted(dataset, target_behaviours)
+        self.epoch = 0
+        self.step = 0
+
+    @property
+    def targets_per_epoch(self) -> int:
+        """Events that enter the loss in one epoch (of all behaviours)."""
+        return int((self.ends - self.starts).sum())
+
+    def steps_per_epoch(self) -> int:
+        """Batches in one epoch, about: windows move, so epochs differ by a step or so; the schedule uses this figure."""
+        return max(1, -(-int((self.ends - self.starts - 1).sum()) // self.batch_tokens))
+
+    def state(self) -> dict[str, int]:
+        """Where the next batch will come from."""
+        return {"epoch": self.epoch, "step": self.step}
+
+    def restore(self, state: dict[str, int]) -> None:
+        """Go on from a `state`."""
+        self.epoch, self.step = state["epoch"], state["step"]
+
+    def __iter__(self) -> Iterator[TrainingBatch]:
+        """Yield what is left of the current epoch, then move to the next."""
+        batches = self._plan(np.random.default_rng([self.seed, self.epoch]))
+        while self.step < len(batches):
+            batch = self._batch(*batches[self.step])
+            self.step += 1
+            yield batch
+        self.epoch, self.step = self.epoch + 1, 0
+
+    def _plan(self, rng: np.random.Generator) -> list[tuple[Index, Index, Index]]:
+        """Return batches as (users, starts, ends) of windows over input events."""
+        inputs = self.ends - self.starts - 1  # the last training event is only a target
+        phase = np.where(inputs > self.window, rng.integers(1, self.window + 1, len(inputs)), self.window)
+        count = 1 + np.maximum(0, -(-(inputs - phase) // self.window))
+        user = np.repeat(np.arange(len(inputs)), count)
+        nth = np.arange(len(user)) - np.repeat(np.cumsum(count) - count, count)
+        start = np.where(nth == 0, 0, phase[user] + (nth - 1) * self.window)
+        end = np.minimum(phase[user] + nth * self.window, inputs[user])
+        shuffled = rng.permutation(len(user))
+        tokens = np.cumsum((end - start + 1)[shuffled])
+        cuts = np.searchsorted(tokens, np.arange(self.batch_tokens, tokens[-1], self.batch_tokens))
+        plan = []
+        for rows in np.split(shuffled, np.unique(cuts[cuts > 0])):
+            rows = rows[np.argsort(start[rows] - end[rows], kind="stable")]  # longest first: equal lengths lie together
+            plan.append((user[rows], self.starts[user[rows]] + start[rows], self.starts[user[rows]] + end[rows]))
+        return plan
+
+    def _batch(self, users: Index, starts: Index, ends: Index) -> TrainingBatch:
+        places, offsets = ranges(starts, ends)
+        first = self._target(starts)
+        first[starts > self.starts[users]] = 0
+        return TrainingBatch(
+            histories=gather(self.dataset, self._events(places), offsets),
+            targets=torch.from_numpy(self._target(places + 1)),
+            first_targets=torch.from_numpy(first),
+        )
+
+    def _events(self, places: Index) -> Index:
+        return places if self.order is None else self.order[places]
+
+    def _target(self, places: Index) -> Index:
+        events = self._events(places)
+        items = self.dataset.item[events].astype(np.int64)
+        if self.wanted is not None and self.dataset.behaviour is not None:
+            items[~self.wanted[self.dataset.behaviour[events]]] = 0
+        return items
+
+
+def _wanted(dataset: Dataset, target_behaviours: tuple[str, ...]) -> npt.NDArray[np.bool_] | None:
+    if not target_behaviours:
+        return None
+    return np.array([behaviour in target_behaviours for behaviour in dataset.behaviours], dtype=bool)

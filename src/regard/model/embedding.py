@@ -1,0 +1,64 @@
+"""What an event is to a model: its item, and optionally its behaviour, its place and the time since the one before."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from regard.config import ModelSettings
+from regard.data.batches import Histories
+
+GAP_BUCKETS = 32
+
+
+class EventEmbedding(nn.Module):
+    """Sum of the tables that the settings ask for; (T, width) for T events.
+
+    Row 0 of the item table belongs to unknown items: they have a place, a behaviour and a time, but no identity.
+    """
+
+    def __init__(self, n_items: int, n_behaviours: int, settings: ModelSettings) -> None:
+        super().__init__()
+        width = settings.width
+        self.item = _table(n_items + 1, width)
+        self.position = _table(settings.window, width) if settings.positions == "learned" else None
+        self.behaviour = _table(n_behaviours, width) if settings.behaviours and n_behaviours > 1 else None
+        self.gap = _table(GAP_BUCKETS, width) if settings.time_gaps else None
+        self.dropout = nn.Dropout(settings.dropout)
+
+    def forward(self, histories: Histories) -> Tensor:
+        """Embed every event; histories hold at most `window` events each."""
+        states = functional.embedding(histories.items, self.item)
+        if self.position is not None:
+            states = states + functional.embedding(places(histories.offsets), self.position)
+        if self.behaviour is not None and histories.behaviours is not None:
+            states = states + functional.embedding(histories.behaviours, self.behaviour)
+        if self.gap is not None and histories.times is not None:
+            states = states + functional.embedding(gap_buckets(histories.times, histories.offsets), self.gap)
+        dropped: Tensor = self.dropout(states)
+        return dropped
+
+
+def places(offsets: Tensor) -> Tensor:
+    """Position of each event inside its history, oldest = 0: (B + 1,) -> (T,)."""
+    lengths = offsets.diff()
+    total = int(offsets[-1])
+    return torch.arange(total, device=offsets.device) - torch.repeat_interleave(offsets[:-1], lengths, output_size=total)
+
+
+def gap_buckets(times: Tensor, offsets: Tensor) -> Tensor:
+    """Time since the previous event of the history in half-octave buckets of seconds: microseconds (T,) -> (T,).
+
+    The first event of a history has bucket 0, gaps of less than a second bucket 1, and everything from about nine hours
+    times 2^... upwards shares the last one.
+    """
+    gaps = torch.diff(times, prepend=times[:1]).clamp_min(0).double() / 1e6
+    buckets = (1 + torch.log2(gaps.clamp_min(1.0))).long().clamp_max(GAP_BUCKETS - 1)
+    starts = offsets[:-1][offsets.diff() > 0]
+    return buckets.index_fill(0, starts, 0)
+
+
+def _table(rows: int, width: int) -> nn.Parameter:
+    """Rows of length about one: with the final norm, logits then start near zero mean and unit spread."""
+    return nn.Parameter(torch.randn(rows, width) * width**-0.5)

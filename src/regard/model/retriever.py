@@ -1,0 +1,60 @@
+"""Next-item scores over the whole catalogue, from the state after the last event and the tied item table."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from regard.config import ModelSettings
+from regard.data.batches import Histories, TrainingBatch
+from regard.model.embedding import EventEmbedding
+from regard.model.encoder import CausalEncoder
+from regard.model.losses import next_item_loss, sampled_next_item_loss
+
+
+class Retriever(nn.Module):
+    """Embeds events, encodes histories causally, and scores items by dot product with the same item table.
+
+    Trained to predict the next item at every position at once (Kang and McAuley 2018, arXiv 1808.09781, with the softmax
+    loss of Klenitskiy and Vasilev 2023, arXiv 2309.07602). A history without events has a learned state of its own,
+    trained on the first event of every user.
+    """
+
+    def __init__(self, n_items: int, n_behaviours: int, settings: ModelSettings) -> None:
+        super().__init__()
+        self.name = settings.name
+        self.window = settings.window
+        self.negatives = settings.negatives
+        self.embedding = EventEmbedding(n_items, n_behaviours, settings)
+        self.encoder = CausalEncoder(settings)
+        self.nothing = nn.Parameter(torch.zeros(settings.width))
+        self.known: Tensor
+        self.register_buffer("known", torch.zeros(n_items + 1, dtype=torch.bool))
+
+    @property
+    def table(self) -> Tensor:
+        """Item vectors, (n_items + 1, width); row 0 is the unknown item."""
+        return self.embedding.item
+
+    def users(self, histories: Histories) -> Tensor:
+        """The state after the last event of each history, (B, width)."""
+        states, _ = self.encoder(self.embedding(histories), histories.offsets)
+        full = histories.lengths > 0
+        rows = self.nothing.to(states.dtype).expand(len(histories), -1)
+        return rows.masked_scatter(full[:, None], states[histories.offsets[1:][full] - 1])
+
+    def scores(self, histories: Histories) -> Tensor:
+        """(B, n_items + 1) float32; column 0 means nothing."""
+        return (self.users(histories) @ self.table.T).float()
+
+    def loss(self, batch: TrainingBatch) -> Tensor:
+        """Mean cross-entropy of the next item over all events of the batch that have a target."""
+        states, _ = self.encoder(self.embedding(batch.histories), batch.histories.offsets)
+        later, first = batch.targets > 0, batch.first_targets > 0
+        states = torch.cat([states[later], self.nothing.to(states.dtype).expand(int(first.sum()), -1)])
+        targets = torch.cat([batch.targets[later], batch.first_targets[first]]) - 1
+        items = self.table[1:]
+        if self.negatives:
+            drawn = torch.randint(len(items), (self.negatives,), device=items.device)
+            return sampled_next_item_loss(states, items, targets, drawn)
+        return next_item_loss(states, items, targets)
