@@ -1,0 +1,73 @@
+"""Slow, obvious twins: plain loops that say what the fast code means. One section for each theme."""
+
+from __future__ import annotations
+
+import math
+
+
+# --- splits and cases -------------------------------------------------------------------------------------------------
+# A log is a list of events (user, item, time, behaviour, part), in the dataset's stored order; a label is where one went.
+
+
+def split_labels(log, rule, targets=None, kind="timestamp"):
+    """Say of every event 'train', 'validation' or 'test', for the rules without chance; one user at a time."""
+    labels = ["train"] * len(log)
+    name, _, number = rule.partition(":")
+    if name == "leave-one-out":
+        for user in {event[0] for event in log}:
+            mine = split_history(log, rule, user)
+            wanted = [at for at, row in enumerate(mine) if targets is None or log[row][3] in targets]
+            if len(wanted) >= 3:
+                for at, row in enumerate(mine):
+                    if at >= wanted[-2]:
+                        labels[row] = "test" if at >= wanted[-1] else "validation"
+        return labels
+    times = sorted(event[2] for event in log)
+    if name == "time":
+        cut = times[math.ceil(round(float(number) * len(times), 6)) - 1]
+        before = [time for time in times if time <= cut]
+        earlier = before[math.ceil(round(0.9 * len(before), 6)) - 1]
+    elif name == "last-days":
+        cut = times[-1] - float(number) * 24 * 3600 * 10**6
+        earlier = cut - float(number) * 24 * 3600 * 10**6
+    else:
+        assert name == "parts"
+        before = sorted(event[2] for event in log if event[4] == 0)
+        earlier = before[math.ceil(round(0.9 * len(before), 6)) - 1]
+    for row, event in enumerate(log):
+        late = event[4] == 1 if name == "parts" else event[2] > cut
+        if late or event[2] > earlier:
+            labels[row] = "test" if late else "validation"
+    return labels
+
+
+def split_history(log, rule, user):
+    """The rows of a user's events, oldest first; given parts go before time under the rule `parts`."""
+    rows = [row for row, event in enumerate(log) if event[0] == user]
+    return rows if rule == "parts" else sorted(rows, key=lambda row: log[row][2] or 0)
+
+
+def split_cases(log, labels, rule, part, targets="next", wanted=None):
+    """All cases as (user, history rows, target rows), users ascending, oldest first."""
+    cases = []
+    for user in sorted({event[0] for event in log}):
+        mine = split_history(log, rule, user)
+        found = [row for row in mine if labels[row] == part and (wanted is None or log[row][3] in wanted)]
+        if rule.startswith("random"):
+            frozen = [row for row in mine if labels[row] == "train"]
+        else:
+            earlier = {"validation": ("train",), "test": ("train", "validation")}[part]
+            frozen = [row for row in mine if labels[row] in earlier]
+        if targets == "set":
+            distinct, items = [], set()
+            for row in found:
+                if log[row][1] not in items:
+                    items.add(log[row][1])
+                    distinct.append(row)
+            if found:
+                cases.append((user, frozen, distinct))
+            continue
+        for row in found[-1:] if targets == "last" else found:
+            before = mine[: mine.index(row)]
+            cases.append((user, frozen if rule.startswith("random") else before, [row]))
+    return cases
