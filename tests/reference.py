@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 
-
 # --- splits and cases -------------------------------------------------------------------------------------------------
-# A log is a list of events (user, item, time, behaviour, part), in the dataset's stored order; a label is where one went.
+# A log is a list of events (user, item, time, behaviour, part) in stored order; a label says where one went.
 
 
 def split_labels(log, rule, targets=None, kind="timestamp"):

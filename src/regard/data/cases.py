@@ -16,7 +16,7 @@ Bool = npt.NDArray[np.bool_]
 
 
 def ranges(starts: Int64, ends: Int64) -> tuple[Int64, Int64]:
-    """Lay the ranges `starts[i]:ends[i]` (R,) back to back; return their members and the offsets (R+1,) between them."""
+    """Lay the ranges `starts[i]:ends[i]` (R,) back to back; return their members and offsets (R+1,)."""
     lengths = ends - starts
     offsets = np.zeros(len(lengths) + 1, np.int64)
     np.cumsum(lengths, out=offsets[1:])
