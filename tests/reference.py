@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+import torch
+
 # --- splits and cases -------------------------------------------------------------------------------------------------
 # A log is a list of events (user, item, time, behaviour, part) in stored order; a label says where one went.
 
@@ -70,3 +72,33 @@ def split_cases(log, labels, rule, part, targets="next", wanted=None):
             before = mine[: mine.index(row)]
             cases.append((user, frozen if rule.startswith("random") else before, [row]))
     return cases
+
+
+# --- attention ------------------------------------------------------------------------------------------------------
+
+
+def attend_row_by_row(query, keys, values, *, query_offsets, key_offsets, causal=False, bias=None, normalize="softmax"):
+    """Loop over rows and heads; returns values (Q, H, V) and per row weights (queries, keys, H)."""
+    out, all_weights = [], []
+    for row in range(len(query_offsets) - 1):
+        q = query[query_offsets[row] : query_offsets[row + 1]]
+        k = keys[key_offsets[row] : key_offsets[row + 1]]
+        v = values[key_offsets[row] : key_offsets[row + 1]]
+        per_head, weights = [], []
+        for head in range(query.shape[1]):
+            logits = q[:, head] @ k[:, head].T / query.shape[-1] ** 0.5
+            if bias is not None:
+                logits = logits + bias(torch.arange(len(q))[:, None], torch.arange(len(k))[None, :])[head]
+            allowed = torch.ones(len(q), len(k), dtype=torch.bool)
+            allowed = allowed.tril() if causal else allowed
+            if normalize == "softmax":
+                scores = logits.exp() * allowed
+                share = scores / scores.sum(1, keepdim=True) if len(k) else scores
+            else:
+                share = logits if normalize == "none" else logits * torch.sigmoid(logits) / max(1, len(k))
+                share = share * allowed
+            per_head.append(share @ v[:, head])
+            weights.append(share)
+        out.append(torch.stack(per_head, 1))
+        all_weights.append(torch.stack(weights, 2))
+    return torch.cat(out), all_weights

@@ -6,6 +6,7 @@ A dataset or run is a folder with a `manifest.json`: what it is, what made it, a
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -78,6 +79,19 @@ def new_folder(path: str | Path, kind: str) -> Iterator[Path]:
                 old.replace(path)
             shutil.rmtree(aside, ignore_errors=True)
             shutil.rmtree(old, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold `folder` for one process; the lock dies with its holder, so a killed process blocks nobody."""
+    with writing(folder):
+        handle = (folder / ".lock").open("w")
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StorageError(f"{folder} is in use by another process; wait for it or choose another folder") from None
+        yield
 
 
 def write_json(path: str | Path, body: Mapping[str, Any]) -> None:

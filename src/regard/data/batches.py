@@ -102,7 +102,6 @@ class TrainingBatches:
         window: int,
         batch_tokens: int,
         seed: int,
-        target_behaviours: tuple[str, ...] = (),
     ) -> None:
         self.dataset = dataset
         self.order = split.order
@@ -110,7 +109,7 @@ class TrainingBatches:
         trained = np.flatnonzero(ends > starts)
         self.starts, self.ends = starts[trained], ends[trained]
         self.window, self.batch_tokens, self.seed = window, batch_tokens, seed
-        self.wanted = _wanted(dataset, target_behaviours)
+        self.wanted = split.target_events(dataset)
         self.epoch = 0
         self.step = 0
 
@@ -120,7 +119,7 @@ class TrainingBatches:
         return int((self.ends - self.starts).sum())
 
     def steps_per_epoch(self) -> int:
-        """Batches in one epoch, about: windows move, so epochs differ by a step or so; the schedule uses this figure."""
+        """Batches in one epoch, about: windows move, so epochs differ by a step or so."""
         return max(1, -(-int((self.ends - self.starts - 1).sum()) // self.batch_tokens))
 
     def state(self) -> dict[str, int]:
@@ -174,12 +173,6 @@ class TrainingBatches:
     def _target(self, places: Index) -> Index:
         events = self._events(places)
         items = self.dataset.item[events].astype(np.int64)
-        if self.wanted is not None and self.dataset.behaviour is not None:
-            items[~self.wanted[self.dataset.behaviour[events]]] = 0
+        if self.wanted is not None:
+            items[~self.wanted[events]] = 0
         return items
-
-
-def _wanted(dataset: Dataset, target_behaviours: tuple[str, ...]) -> npt.NDArray[np.bool_] | None:
-    if not target_behaviours:
-        return None
-    return np.array([behaviour in target_behaviours for behaviour in dataset.behaviours], dtype=bool)

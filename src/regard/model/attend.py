@@ -69,6 +69,7 @@ def attend(
     fused = normalize == "softmax" and bias is None and dropout == 0.0 and not return_weights
     out = query.new_zeros(query.shape[0], query.shape[1], values.shape[-1])
     pieces, places = [], []
+    whole = False
     weights: list[Tensor] = [query.new_zeros(0)] * (len(query_offsets) - 1) if return_weights else []
     for block in _blocks(query_offsets, key_offsets):
         q, k, v = block.queries.pad(query), block.keys.pad(keys), block.keys.pad(values)  # (b, H, L, D)
@@ -83,7 +84,8 @@ def attend(
                 block.split(shares, weights)
         pieces.append(block.queries.unpad(mixed))
         places.append(block.queries.slots)
-    if len(pieces) == 1 and len(pieces[0]) == len(out):
+        whole = block.queries.consecutive and len(pieces[-1]) == len(out)
+    if whole:
         out = pieces[0]
     elif pieces:
         out = _Scatter.apply(torch.cat(pieces), torch.cat(places), len(out))
@@ -101,7 +103,8 @@ def _explicit(
     factor: float,
     dropout: float,
 ) -> tuple[Tensor, Tensor]:
-    logits = torch.einsum("bhqd,bhkd->bhqk", q, k).float() * factor
+    exact = torch.promote_types(q.dtype, torch.float32)
+    logits = torch.einsum("bhqd,bhkd->bhqk", q, k).to(exact) * factor
     query_place = torch.arange(q.shape[2], device=q.device)[:, None]
     key_place = torch.arange(k.shape[2], device=q.device)[None, :]
     if bias is not None:

@@ -23,7 +23,7 @@ class EventEmbedding(nn.Module):
         width = settings.width
         self.item = _table(n_items + 1, width)
         self.position = _table(settings.window, width) if settings.positions == "learned" else None
-        self.behaviour = _table(n_behaviours, width) if settings.behaviours and n_behaviours > 1 else None
+        self.behaviour = _table(n_behaviours + 1, width) if settings.behaviours and n_behaviours > 1 else None
         self.gap = _table(GAP_BUCKETS, width) if settings.time_gaps else None
         self.dropout = nn.Dropout(settings.dropout)
 

@@ -6,6 +6,7 @@ same pass. Letters: N targets, V items, D width.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -42,8 +43,9 @@ def sampled_next_item_loss(states: Tensor, table: Tensor, targets: Tensor, negat
         targets: (N,) int64, rows of `table`.
         negatives: (n,) int64, rows of `table`.
     """
-    positive = (states * table[targets]).sum(-1, keepdim=True).float()
-    logits = (states @ table[negatives].T).float() + torch.tensor((len(table) - 1) / len(negatives)).log()
+    exact = torch.promote_types(states.dtype, torch.float32)
+    positive = (states * table[targets]).sum(-1, keepdim=True).to(exact)
+    logits = (states @ table[negatives].T).to(exact) + math.log((len(table) - 1) / len(negatives))
     logits = logits.masked_fill(negatives[None, :] == targets[:, None], -torch.inf)
     return (torch.cat([positive, logits], 1).logsumexp(1) - positive.squeeze(1)).mean()
 

@@ -1,0 +1,146 @@
+"""A model meets cases: blocks of histories are scored over the whole catalogue, and only ranks and short lists remain.
+
+Letters: C cases, B histories of one block, V items with the unknown one (n_items + 1), k length of a list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from regard.data.batches import Histories, Index, gather, ranges
+from regard.data.split import Cases
+from regard.data.store import Dataset
+from regard.model import topk
+from regard.model.topk import Jagged
+
+
+class CatalogueModel(Protocol):
+    """What scores the whole catalogue: baselines and retrievers alike."""
+
+    name: str
+    known: Tensor
+    """bool (V,): the items it knows something of."""
+    training: bool
+
+    def scores(self, histories: Histories) -> Tensor:
+        """Return the score of every item as the next one, (B, V), higher is better; column 0 is ignored."""
+        ...
+
+    def train(self, mode: bool = True) -> object:
+        """Switch dropout and the like on or off."""
+        ...
+
+
+class CatalogueScorer:
+    """Ranks the targets of cases in the whole catalogue; what `evaluate` sees of a model.
+
+    The model reads the newest `window` events of a history (None: all of them). `precision` runs it under autocast,
+    for example in `torch.bfloat16`; ranks are always taken from float32. A block holds at most `block_tokens` events,
+    unless one history is longer, and at most `topk.BLOCK_BYTES` of scores.
+    """
+
+    def __init__(
+        self,
+        model: CatalogueModel,
+        dataset: Dataset,
+        device: torch.device | str = "cpu",
+        window: int | None = None,
+        *,
+        precision: torch.dtype | None = None,
+        block_tokens: int = 32_768,
+    ) -> None:
+        self.model, self.dataset, self.device = model, dataset, torch.device(device)
+        self.window, self.precision, self.block_tokens = window, precision, block_tokens
+
+    def rank(self, cases: Cases, *, k: int, filter_seen: bool) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
+        """Rank every target of every case, and list the best `k` items of each case.
+
+        `filter_seen` leaves out all items of the case's visible history, also of the part before the window. Ranks
+        follow the rules of `topk.rank_and_top`; several targets of one case do not leave each other out.
+
+        Returns:
+            ranks: (targets,), aligned with `cases.targets`.
+            top: (C, k), best first, 0 where there are fewer candidates.
+
+        Raises:
+            DivergenceError: the model gives scores that are not finite.
+        """
+        ranks = np.empty(len(cases.targets), dtype=np.int64)
+        top = np.empty((len(cases), k), dtype=np.int32)
+        known = self.model.known.to(self.device)
+        with _scoring(self.model, self.device, self.precision):
+            for rows in self._blocks(cases):
+                places, offsets = ranges(cases.target_offsets[rows], cases.target_offsets[rows + 1])
+                targets = self._items(cases.targets[places], offsets)
+                scores = self.model.scores(self._histories(cases, rows)).float()
+                found = topk.rank_and_top(scores, targets, self._seen(cases, rows) if filter_seen else None, known, k)
+                ranks[places] = found[0].cpu().numpy()
+                top[rows] = found[1].cpu().numpy()
+        return ranks, top
+
+    def _blocks(self, cases: Cases) -> Iterator[Index]:
+        """Yield rows of cases with histories of like length, shortest first, within the limits on events and scores."""
+        lengths = cases.history_end - cases.history_start
+        if self.window is not None:
+            lengths = np.minimum(lengths, self.window)
+        order = np.argsort(lengths, kind="stable")
+        tokens = np.concatenate([[0], np.cumsum(lengths[order])])
+        most = topk.rows_per_block(len(self.model.known))
+        start = 0
+        while start < len(order):
+            fitting = int(np.searchsorted(tokens, tokens[start] + self.block_tokens, side="right")) - 1
+            stop = min(max(fitting, start + 1), start + most)
+            yield order[start:stop]
+            start = stop
+
+    def _histories(self, cases: Cases, rows: Index) -> Histories:
+        return gather(self.dataset, *cases.events(rows, self.window)).to(self.device)
+
+    def _seen(self, cases: Cases, rows: Index) -> Jagged:
+        events, offsets = cases.events(rows, None)
+        return self._items(events, offsets)
+
+    def _items(self, events: Index, offsets: Index) -> Jagged:
+        items = self.dataset.item[events].astype(np.int64)
+        return torch.from_numpy(items).to(self.device), torch.from_numpy(offsets).to(self.device)
+
+
+def top_for(
+    model: CatalogueModel,
+    histories: Histories,
+    k: int,
+    excluded: Jagged | None = None,
+    candidates: Tensor | None = None,
+    *,
+    precision: torch.dtype | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Return (scores float32 (B, k), item indexes int64 (B, k)) of the best `k` items for each history, best first.
+
+    The caller blocks. `excluded` names items per history, `candidates` (int64) restricts all histories to these items.
+    Items the model knows nothing of come last, with `topk.UNKNOWN_SCORE`; (-inf, 0) pads where there are too few.
+    """
+    with _scoring(model, histories.items.device, precision):
+        scores = model.scores(histories).float()
+        return topk.top_of(scores, k, model.known, excluded, candidates)
+
+
+@contextmanager
+def _scoring(model: CatalogueModel, device: torch.device, precision: torch.dtype | None) -> Iterator[None]:
+    """Score without gradients and dropout; the model is left as it was."""
+    training = model.training
+    model.train(False)
+    try:
+        with (
+            torch.inference_mode(),
+            torch.autocast(device.type, dtype=precision or torch.bfloat16, enabled=precision is not None),
+        ):
+            yield
+    finally:
+        model.train(training)

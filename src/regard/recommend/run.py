@@ -1,0 +1,141 @@
+"""A run: what training leaves. Enough to recommend for a live history without the dataset it came from."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from regard.config import Settings
+from regard.data.store import Dataset
+from regard.data.vocabulary import Vocabulary
+from regard.errors import InputError, StorageError
+from regard.manifest import new_folder, read_manifest, write_manifest
+from regard.model.models import build
+from regard.model.scorer import CatalogueModel
+
+KIND = "run"
+WEIGHTS = "weights.safetensors"
+_ITEMS = "items.arrow"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished training in a folder: `weights.safetensors`, `items.arrow`, `log.jsonl`, `checkpoint/`, manifest."""
+
+    path: Path
+    manifest: dict[str, Any]
+
+    @classmethod
+    def open(cls, path: str | Path) -> Run:
+        """Open a run folder, or say in one line why it is none."""
+        path = Path(path)
+        if path.is_dir() and not (path / "manifest.json").exists() and (path / "checkpoint").is_dir():
+            raise StorageError(f"{path} holds a training that has not finished; go on with `regard train … --resume`")
+        return cls(path, read_manifest(path, KIND))
+
+    @cached_property
+    def settings(self) -> Settings:
+        """The settings it was trained with."""
+        return Settings.of(self.manifest["settings"], f"{self.path}/manifest.json")
+
+    @cached_property
+    def _table(self) -> pa.Table:
+        with pa.memory_map(str(self.path / _ITEMS)) as source:
+            return pa.ipc.open_file(source).read_all()
+
+    @cached_property
+    def items(self) -> Vocabulary:
+        """Raw item ids <-> indexes."""
+        return Vocabulary(self._table["id"].combine_chunks())
+
+    @cached_property
+    def counts(self) -> npt.NDArray[np.int64]:
+        """Training events of each item, (n_items + 1,)."""
+        return np.concatenate([[0], self._table["events"].to_numpy()]).astype(np.int64)
+
+    def title(self, index: int) -> str | None:
+        """The title of an item, if the item table has one."""
+        value: str | None = self._table["title"][index - 1].as_py()
+        return value
+
+    @property
+    def behaviours(self) -> tuple[str, ...]:
+        """Names of the behaviour types of the dataset."""
+        return tuple(self.manifest["dataset"]["behaviours"])
+
+    def model(self, device: str | torch.device = "cpu") -> CatalogueModel:
+        """Build the model and load its weights, ready to score."""
+        model = build(self.settings, len(self.items), len(self.behaviours), self.manifest["choice"])
+        try:
+            model.load_state_dict(load_file(self.path / WEIGHTS))
+        except (RuntimeError, SafetensorError, OSError) as error:
+            raise StorageError(f"{self.path / WEIGHTS} does not fit its manifest ({error}); train again") from None
+        return model.to(device).eval()
+
+    def dataset(self, path: str | Path | None = None) -> Dataset:
+        """Open the dataset it was trained on (`path` overrides where to look), or say that it is another one now."""
+        told = self.manifest["dataset"]
+        place = Path(path or told["path"])
+        if path is None and not place.is_dir():
+            raise InputError(f"{self.path} was trained on {place}, which is not there any more; name it with --data")
+        dataset = Dataset.open(place)
+        if dataset.fingerprint != told["fingerprint"]:
+            raise InputError(f"{place} is not the dataset {self.path} was trained on (its content differs); train again")
+        return dataset
+
+
+def save_run(
+    path: Path, model: nn.Module, dataset: Dataset, counts: npt.NDArray[np.int64], body: Mapping[str, Any]
+) -> Run:
+    """Write a run folder, whole or not at all; what `path/checkpoint` holds of its training is kept.
+
+    Args:
+        path: where; an earlier run there is replaced once the new one is complete.
+        model: its `state_dict` becomes the weights.
+        dataset: gives ids and titles.
+        counts: (n_items + 1,) training events of each item.
+        body: the manifest's own part: settings, choice, split, validation, …
+    """
+    told = {
+        "path": str(dataset.path.resolve()) if dataset.path else None,
+        "fingerprint": dataset.fingerprint,
+        "behaviours": list(dataset.behaviours),
+        "time_kind": dataset.time_kind,
+        "items": dataset.n_items,
+        "users": dataset.n_users,
+        "events": dataset.n_events,
+    }
+    with new_folder(path, KIND) as aside:
+        state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+        save_file(state, aside / WEIGHTS)
+        with pa.OSFile(str(aside / _ITEMS), "wb") as sink, pa.ipc.new_file(sink, _SCHEMA) as writer:
+            writer.write_table(_items(dataset, counts))
+        progress = path / "checkpoint"
+        if progress.is_dir():
+            shutil.copytree(progress, aside / "checkpoint", copy_function=os.link)
+            os.link(progress / "log.jsonl", aside / "log.jsonl")
+        write_manifest(aside, KIND, {"dataset": told, **body})
+    return Run.open(path)
+
+
+_SCHEMA = pa.schema([("id", pa.string()), ("title", pa.string()), ("events", pa.int64())])
+
+
+def _items(dataset: Dataset, counts: npt.NDArray[np.int64]) -> pa.Table:
+    ids = dataset.items.ids(np.arange(1, dataset.n_items + 1))
+    table = dataset.item_table
+    titles = table["title"] if table is not None and "title" in table.column_names else [None] * len(ids)
+    return pa.table({"id": ids, "title": titles, "events": counts[1:]}).cast(_SCHEMA)

@@ -1,0 +1,254 @@
+"""The training loop, on one page.
+
+What is validated, and how, is handed in as a callable: this room never sees a metric. Everything the loop needs to go
+on is in `_State`, and all of it goes into the checkpoint: a killed and resumed training ends with the same weights.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor, nn
+
+from regard.config import TrainSettings
+from regard.errors import DivergenceError
+from regard.manifest import locked, new_file
+from regard.train import checkpoint
+from regard.train.progress import Watch, memory_used
+
+Validate = Callable[[], Mapping[str, float]]
+
+_CHECKPOINT_SECONDS = 60.0
+
+
+class Batches(Protocol):
+    """What the loop asks of a loader."""
+
+    targets_per_epoch: int
+
+    def steps_per_epoch(self) -> int:
+        """Steps of one epoch, about."""
+
+    def state(self) -> dict[str, int]:
+        """Where the next batch comes from."""
+
+    def restore(self, state: dict[str, int]) -> None:
+        """Go on from a state."""
+
+    def __iter__(self) -> Any:
+        """Yield the batches left in the current epoch."""
+
+
+class Learner(Protocol):
+    """What the loop asks of a model, besides being an `nn.Module`."""
+
+    def loss(self, batch: Any) -> Tensor:
+        """Scalar loss of a batch."""
+
+
+@dataclass
+class _State:
+    """Where a training is; JSON-able, the tensors apart."""
+
+    step: int = 0
+    epoch: int = 0
+    loss: float = 0.0
+    batches: int = 0
+    seconds: float = 0.0
+    best: float = -math.inf
+    best_epoch: int = -1
+    loader: dict[str, int] = field(default_factory=dict)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+
+def fit(
+    model: nn.Module,
+    batches: Batches,
+    settings: TrainSettings,
+    folder: Path,
+    *,
+    validate: Validate | None = None,
+    resume: bool = False,
+    watch: Watch | None = None,
+) -> list[dict[str, Any]]:
+    """Train `model` in place and leave it with the weights that were best on validation.
+
+    Args:
+        model: has `loss(batch) -> scalar`; already on its device.
+        batches: one epoch per iteration; its state goes into the checkpoint.
+        settings: epochs, optimiser, schedule, patience, precision.
+        folder: where the checkpoint and the log of the training in progress are kept.
+        validate: gives figures of the current weights; `settings.metric` names the one that chooses (higher is better).
+            None keeps the last weights.
+        resume: go on from the checkpoint in `folder` if there is one.
+        watch: shows progress.
+
+    Returns:
+        One row per epoch: loss, validation figures, targets per second, seconds, memory.
+
+    Raises:
+        DivergenceError: a loss was not finite.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder), watch or Watch(quiet=True) as seen:
+        return _Training(model, batches, settings, folder, validate, seen).run(resume)
+
+
+class _Training:
+    def __init__(
+        self,
+        model: nn.Module,
+        batches: Batches,
+        settings: TrainSettings,
+        folder: Path,
+        validate: Validate | None,
+        watch: Watch,
+    ) -> None:
+        self.model, self.batches, self.settings = model, batches, settings
+        self.folder, self.validate, self.watch = folder, validate, watch
+        self.optimiser = _optimiser(model, settings)
+        self.steps = settings.epochs * batches.steps_per_epoch()
+        self.device = next(model.parameters()).device
+        self.precision = autocast_type(settings.precision, self.device)
+        self.best: dict[str, Tensor] = {}
+        self.state = _State()
+
+    def run(self, resume: bool) -> list[dict[str, Any]]:
+        if resume and (self.folder / checkpoint.STATE).exists():
+            self.best, position = checkpoint.load(self.folder, self.model, self.optimiser)
+            self.state = _State(**position)
+            self.batches.restore(self.state.loader)
+            self.watch.note(f"resumed at epoch {self.state.epoch + 1}, step {self.state.step}")
+        self.watch.start(self.settings.epochs, self.steps, self.state.step)
+        while self.state.epoch < self.settings.epochs and not self._waited_long_enough():
+            self._epoch()
+        if self.best:
+            self.model.load_state_dict(self.best)
+        self.model.eval()
+        return self.state.rows
+
+    def _waited_long_enough(self) -> bool:
+        return self.state.best_epoch >= 0 and self.state.epoch - 1 - self.state.best_epoch >= self.settings.patience
+
+    def _epoch(self) -> None:
+        state, settings = self.state, self.settings
+        self.model.train()
+        saved = begun = time.monotonic()
+        before = state.seconds
+        for batch in self.batches:
+            state.loss += self._step(batch)
+            state.batches += 1
+            state.step += 1
+            now = time.monotonic()
+            state.seconds = before + now - begun
+            done = state.batches / self.batches.steps_per_epoch()
+            self.watch.step(state.epoch, state.step, self.batches.targets_per_epoch * done / state.seconds)
+            if now - saved > _CHECKPOINT_SECONDS:
+                saved = now
+                self._save()
+        figures = dict(self.validate()) if self.validate else {}
+        self._close_epoch(figures)
+        self._save()
+        self.watch.epoch(state.rows[-1], settings.metric)
+
+    def _step(self, batch: Any) -> float:
+        rate = self.settings.learning_rate * schedule(self.state.step, self.steps, self.settings.warmup)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        with torch.autocast(self.device.type, self.precision or torch.bfloat16, enabled=self.precision is not None):
+            loss: Tensor = cast(Learner, self.model).loss(batch.to(self.device))
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise DivergenceError(
+                f"training diverged: the loss is {value} at step {self.state.step + 1} (epoch {self.state.epoch + 1}); "
+                f"try --set train.learning_rate={self.settings.learning_rate / 3:.1g} or --set train.precision=float32"
+            )
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
+        self.optimiser.step()
+        return value
+
+    def _close_epoch(self, figures: dict[str, float]) -> None:
+        state, metric = self.state, self.settings.metric
+        better = metric in figures and figures[metric] > state.best
+        if better:
+            state.best, state.best_epoch = figures[metric], state.epoch
+            self.best = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+        row = {
+            "epoch": state.epoch + 1,
+            "step": state.step,
+            "loss": state.loss / max(1, state.batches),
+            "validation": figures,
+            "best": better,
+            "targets_per_second": self.batches.targets_per_epoch / max(1e-9, state.seconds),
+            "seconds": state.seconds,
+            "memory_gb": memory_used() / 2**30,
+        }
+        state.rows.append(row)
+        state.epoch += 1
+        state.loss, state.batches, state.seconds = 0.0, 0, 0.0
+
+    def _save(self) -> None:
+        self.state.loader = self.batches.state()
+        checkpoint.save(self.folder, self.model, self.optimiser, self.best, asdict(self.state))
+        write_log(self.folder / "log.jsonl", self.state.rows)
+
+
+def write_log(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write one JSON object per line."""
+    with new_file(path) as aside:
+        aside.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def schedule(step: int, steps: int, warmup: float) -> float:
+    """Share of the peak learning rate: rises over the first `warmup` of all steps, then falls as a half cosine to 0."""
+    rising = warmup * steps
+    if step < rising:
+        return (step + 1) / rising
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rising) / max(1.0, steps - rising))))
+
+
+def autocast_type(precision: str, device: torch.device) -> torch.dtype | None:
+    """The dtype of matrix products, None for float32; `auto` is bfloat16 where the hardware multiplies it natively."""
+    if precision == "auto":
+        native = torch.cuda.is_bf16_supported() if device.type == "cuda" else _cpu_multiplies_bfloat16()
+        precision = "bfloat16" if native else "float32"
+    return torch.bfloat16 if precision == "bfloat16" else None
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` is CUDA where there is a card."""
+    return torch.device("cuda" if name == "auto" and torch.cuda.is_available() else "cpu" if name == "auto" else name)
+
+
+def set_threads(count: int) -> None:
+    """Use `count` CPU threads, 0 = one per core that this process may use."""
+    torch.set_num_threads(count or len(os.sched_getaffinity(0)))
+
+
+def _cpu_multiplies_bfloat16() -> bool:
+    has: Callable[[], bool] = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    return bool(has())
+
+
+def _optimiser(model: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
+    """Decay belongs to matrices that multiply states; tables of vectors, norms and biases are left alone."""
+    decayed: list[Tensor] = []
+    free: list[Tensor] = []
+    for name, parameter in model.named_parameters():
+        (decayed if parameter.ndim > 1 and "embedding" not in name else free).append(parameter)
+    groups = [
+        {"params": decayed, "weight_decay": settings.weight_decay},
+        {"params": free, "weight_decay": 0.0},
+    ]
+    kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
+    return kind([group for group in groups if group["params"]], lr=settings.learning_rate, fused=True)

@@ -1,0 +1,128 @@
+"""The contract of a retriever: no batch-mates, no future, no trouble with empty histories, saved = loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from regard.config import ModelSettings
+from regard.data.batches import Histories, TrainingBatch
+from regard.model.embedding import gap_buckets, places
+from regard.model.retriever import Retriever
+
+ITEMS = 23
+FORMS = [
+    {},
+    {"feed_forward": "plain", "positions": "none"},
+    {"time_gaps": True, "negatives": 5},
+    {"blocks": 1, "heads": 4, "behaviours": False},
+]
+
+
+def retriever(form: dict[str, object]) -> Retriever:
+    settings = ModelSettings(width=20, window=13, **{"heads": 2, "dropout": 0.3, **form})
+    model = Retriever(ITEMS, 3, settings).eval()
+    with torch.no_grad():
+        model.nothing.normal_()
+    return model
+
+
+def histories(lengths: list[int]) -> Histories:
+    total = sum(lengths)
+    return Histories(
+        items=torch.randint(0, ITEMS + 1, (total,)),
+        offsets=torch.tensor([0, *lengths]).cumsum(0),
+        behaviours=torch.randint(0, 4, (total,)),
+        times=torch.randint(0, 10**12, (total,)).sort().values,
+    )
+
+
+def rows(batch: Histories, start: int, stop: int, drop: int = 0) -> Histories:
+    begin, end = int(batch.offsets[start]), int(batch.offsets[stop]) - drop
+    offsets = batch.offsets[start : stop + 1] - begin
+    offsets[-1] -= drop
+    cut: list[Tensor] = [column[begin:end] for column in (batch.items, batch.behaviours, batch.times)]  # type: ignore[index]
+    return Histories(cut[0], offsets, cut[1], cut[2])
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_batch_is_one_by_one(form: dict[str, object]) -> None:
+    model, batch = retriever(form), histories([3, 0, 13, 1, 0, 7])
+    together = model.scores(batch)
+    assert together.shape == (6, ITEMS + 1)
+    for row in range(len(batch)):
+        torch.testing.assert_close(together[row : row + 1], model.scores(rows(batch, row, row + 1)), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_no_state_sees_its_future(form: dict[str, object]) -> None:
+    model, batch = retriever(form), histories([11])
+    states, _ = model.encoder(model.embedding(batch), batch.offsets)
+    for drop in (1, 4, 10):
+        shorter = rows(batch, 0, 1, drop)
+        earlier, _ = model.encoder(model.embedding(shorter), shorter.offsets)
+        torch.testing.assert_close(states[: 11 - drop], earlier, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_asking_for_weights_changes_nothing(form: dict[str, object]) -> None:
+    model, batch = retriever(form), histories([5, 0, 2])
+    fast, _ = model.encoder(model.embedding(batch), batch.offsets)
+    slow, weights = model.encoder(model.embedding(batch), batch.offsets, return_weights=True)
+    torch.testing.assert_close(fast, slow, atol=1e-5, rtol=1e-4)
+    assert [tuple(share.shape) for share in weights[0]][0] == (5, 5, model.encoder.blocks[0].attention.heads)
+    assert weights[0][1].numel() == 0
+    torch.testing.assert_close(weights[-1][0].sum(1), torch.ones(5, weights[-1][0].shape[2]))
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_gradients_are_finite_even_for_nothing_but_empty_histories(
+    form: dict[str, object], dtype: torch.dtype | None
+) -> None:
+    for lengths in ([3, 0, 1], [0, 0]):
+        model, batch = retriever(form).train(), histories(lengths)
+        first = torch.tensor([4] * len(lengths))
+        training = TrainingBatch(batch, torch.randint(0, ITEMS + 1, (sum(lengths),)), first)
+        with torch.autocast("cpu", dtype or torch.bfloat16, enabled=dtype is not None):
+            loss = model.loss(training)
+        loss.backward()
+        assert torch.isfinite(loss)
+        grads = [p.grad for p in model.parameters() if p.grad is not None]
+        assert grads
+        assert all(torch.isfinite(grad).all() for grad in grads)
+        assert model.nothing.grad is not None
+        assert model.nothing.grad.any()
+
+
+def test_saved_is_loaded(tmp_path: Path) -> None:
+    model, batch = retriever({}), histories([3, 0, 5])
+    model.known[1:4] = True
+    save_file(model.state_dict(), tmp_path / "weights.safetensors")
+    other = retriever({})
+    other.load_state_dict(load_file(tmp_path / "weights.safetensors"))
+    assert torch.equal(model.scores(batch), other.scores(batch))
+    assert torch.equal(model.known, other.known)
+
+
+def test_a_step_towards_a_target_raises_its_score() -> None:
+    model, batch = retriever({"dropout": 0.0}).train(), histories([4])
+    targets = torch.tensor([0, 0, 0, 7])
+    before = model.scores(batch).softmax(1)[0, 7]
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.1)
+    model.loss(TrainingBatch(batch, targets, torch.zeros(1, dtype=torch.int64))).backward()
+    optimiser.step()
+    assert model.scores(batch).softmax(1)[0, 7] > before
+
+
+def test_places_and_gaps() -> None:
+    offsets = torch.tensor([0, 3, 3, 5])
+    assert places(offsets).tolist() == [0, 1, 2, 0, 1]
+    second = 1_000_000
+    times = torch.tensor([0, 0, 3 * second, 100, 100 + 1024 * second])
+    assert gap_buckets(times, offsets).tolist() == [0, 1, 2, 0, 11]
+    assert gap_buckets(torch.tensor([0, 2**62]), torch.tensor([0, 2])).tolist() == [0, 31]
