@@ -3,14 +3,40 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
+import numpy as np
 import torch
 
 # --- splits and cases -------------------------------------------------------------------------------------------------
 # A log is a list of events (user, item, time, behaviour, part) in stored order; a label says where one went.
 
+BEHAVIOURS = ("view", "cart", "purchase")
 
-def split_labels(log, rule, targets=None, kind="timestamp"):
+
+def dataset_of(rows, kind="timestamp", behaviours=True, parts=True):
+    """Store events as a dataset does, by user, part, time and row; return a stand-in, and the log in that order."""
+    log = sorted(rows, key=lambda event: (event[0], event[4] * parts, event[2] * (kind != "none")))
+    users = max((event[0] for event in log), default=0)
+    column = [np.array(values) for values in zip(*log, strict=True)] if log else [np.zeros(0, int)] * 5
+    offsets = np.concatenate([[0, 0], np.cumsum(np.bincount(column[0], minlength=users + 1)[1:])]).astype(np.int64)
+    dataset = SimpleNamespace(
+        offsets=offsets,
+        item=column[1].astype(np.int32),
+        time=None if kind == "none" else column[2].astype(np.int64),
+        behaviour=column[3].astype(np.uint8) + 1 if behaviours else None,  # 0 = not given
+        behaviours=BEHAVIOURS if behaviours else (),
+        part=column[4].astype(np.uint8) if parts else None,
+        time_kind=kind,
+        n_users=users,
+        n_items=int(column[1].max(initial=0)),
+        n_events=len(log),
+        fingerprint="stand-in",
+    )
+    return dataset, [tuple(event) for event in log]
+
+
+def split_labels(log, rule, targets=None):
     """Say of every event 'train', 'validation' or 'test', for the rules without chance; one user at a time."""
     labels = ["train"] * len(log)
     name, _, number = rule.partition(":")

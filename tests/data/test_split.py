@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -11,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import reference
+from reference import BEHAVIOURS, dataset_of
 from regard.data.cases import ranges
 from regard.data.events import Columns, EventLog
 from regard.data.split import Split, make_split, resolve_seen
@@ -18,29 +17,7 @@ from regard.data.store import Dataset
 from regard.errors import ProtocolError, SettingsError
 
 DAY = 86_400_000_000
-BEHAVIOURS = ("view", "cart", "purchase")
 RULES = ("leave-one-out", "time:0.7", "last-days:2", "users:0.2", "parts", "random:0.6,0.2,0.2", "none")
-
-
-def dataset_of(rows, kind="timestamp", behaviours=True, parts=True):
-    """Store events (user, item, time, behaviour, part) as a dataset does: by user, part, time and original row."""
-    log = sorted(rows, key=lambda event: (event[0], event[4] * parts, event[2] * (kind != "none")))
-    users = max((event[0] for event in log), default=0)
-    column = [np.array(values) for values in zip(*log, strict=True)] if log else [np.zeros(0, int)] * 5
-    offsets = np.concatenate([[0, 0], np.cumsum(np.bincount(column[0], minlength=users + 1)[1:])]).astype(np.int64)
-    dataset = SimpleNamespace(
-        offsets=offsets,
-        item=column[1].astype(np.int32),
-        time=None if kind == "none" else column[2].astype(np.int64),
-        behaviour=column[3].astype(np.uint8) + 1 if behaviours else None,  # 0 = not given
-        behaviours=BEHAVIOURS if behaviours else (),
-        part=column[4].astype(np.uint8) if parts else None,
-        time_kind=kind,
-        n_users=users,
-        n_items=int(column[1].max(initial=0)),
-        n_events=len(log),
-    )
-    return dataset, [tuple(event) for event in log]
 
 
 def labels_of(split: Split, total: int) -> list[str]:
@@ -312,7 +289,9 @@ def test_nothing_held_back_is_said_when_cases_are_asked_for():
 @pytest.mark.parametrize("rule", ["leave-one-out", "time:0.7", "users:0.2", "random:0.6,0.2,0.2"])
 def test_a_stored_dataset_splits_as_the_stand_in_does(rule, tmp_path):
     rng = np.random.default_rng(7)
-    rows = [(int(u), int(i), int(t) * DAY, int(b), 0) for u, i, t, b in rng.integers(1, [8, 12, 30, 3], (200, 4))]
+    rows = [
+        (int(u), int(i), int(20_000 + t) * DAY, int(b), 0) for u, i, t, b in rng.integers(1, [8, 12, 30, 3], (200, 4))
+    ]
     names = ["user", "item", "time", "behaviour"]
     table = pa.table({name: [row[at] for row in rows] for at, name in enumerate(names)})
     table = table.set_column(2, "time", table["time"].cast(pa.timestamp("us")))

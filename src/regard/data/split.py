@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -43,6 +44,14 @@ class Split:
     notes: dict[str, Note] = field(default_factory=dict)
     seed: int = 0
     target_behaviours: tuple[str, ...] = ()
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of where the cuts are: two splits of a dataset with the same one hold back the same events."""
+        digest = hashlib.blake2b(digest_size=16)
+        for cuts in (self.train_end, self.validation_end, *([] if self.order is None else [self.order])):
+            digest.update(np.ascontiguousarray(cuts).data)
+        return digest.hexdigest()
 
     def training(self, dataset: Dataset) -> tuple[Int64, Int64]:  # noqa: ARG002 - asked like all else here
         """Return starts and ends (n_users + 1,) of the training positions of each user."""
