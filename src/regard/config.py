@@ -53,7 +53,7 @@ class TrainSettings(Section):
 
     epochs: int = Field(30, ge=1, description="passes over the training events; the learning-rate schedule spans them")
     seed: int = Field(1, ge=0, description="seeds weights, order of batches, windows, dropout and negatives")
-    batch_tokens: int = Field(8192, ge=1, description="training events in one step, about")
+    batch_tokens: int = Field(4096, ge=1, description="training events in one step, about")
     optimizer: Literal["adamw", "adam"] = Field("adamw", description="AdamW or Adam")
     learning_rate: float = Field(2e-3, gt=0, description="peak learning rate")
     weight_decay: float = Field(0.0, ge=0, description="decay of matrices, embeddings excepted")
@@ -72,6 +72,7 @@ class EvaluateSettings(Section):
     targets: Literal["next", "last", "set"] = Field("next", description="which held-back events are targets")
     seen: Literal["auto", "filter", "keep"] = Field("auto", description="may items of the history be recommended again")
     k: tuple[int, ...] = Field((10,), description="cut-offs of the top-k metrics")
+    validation_cases: int = Field(10_000, ge=1, description="most validation cases looked at after each epoch")
     bootstrap: int = Field(1000, ge=0, description="resamples of users behind each interval")
 
 

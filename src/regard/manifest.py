@@ -51,16 +51,25 @@ def new_file(path: str | Path) -> Iterator[Path]:
             aside.unlink(missing_ok=True)
 
 
+def check_free(path: str | Path, kind: str, unfinished: str = "") -> None:
+    """Raise `StorageError` unless a new folder of this `kind` may take the place of whatever is at `path`.
+
+    It may where nothing is, where an older one of the same kind is, and where only the subfolder `unfinished` is.
+    """
+    path = Path(path)
+    if path.exists() and not _replaceable(path, kind, unfinished):
+        raise StorageError(f"{path} exists and is not a {kind}; choose another folder or remove it first")
+
+
 @contextlib.contextmanager
-def new_folder(path: str | Path, kind: str) -> Iterator[Path]:
+def new_folder(path: str | Path, kind: str, unfinished: str = "") -> Iterator[Path]:
     """Yield an empty folder beside `path` to fill; on success it takes the place of `path`, else it is removed.
 
     An earlier folder of the same `kind` at `path` is replaced only once the new one is complete; anything else that is
     there is refused before any work is done.
     """
     path = Path(path)
-    if path.exists() and not _replaceable(path, kind):
-        raise StorageError(f"{path} exists and is not a {kind}; choose another folder or remove it first")
+    check_free(path, kind, unfinished)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
@@ -98,6 +107,16 @@ def write_json(path: str | Path, body: Mapping[str, Any]) -> None:
     """Write `body` as readable JSON, whole or not at all."""
     with new_file(path) as aside:
         aside.write_text(json.dumps(body, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
+    """Read what `write_json` wrote, or raise `StorageError`."""
+    try:
+        body = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise StorageError(f"{path} cannot be read ({error})") from None
+    assert isinstance(body, dict)
+    return body
 
 
 def write_manifest(folder: Path, kind: str, body: Mapping[str, Any]) -> None:
@@ -146,10 +165,10 @@ def _maker(kind: str) -> str:
     return {"dataset": "`regard prepare`", "run": "`regard train`"}.get(kind, "regard")
 
 
-def _replaceable(path: Path, kind: str) -> bool:
+def _replaceable(path: Path, kind: str, unfinished: str) -> bool:
     if not path.is_dir():
         return False
-    if not any(path.iterdir()):
+    if all(entry.name == unfinished for entry in path.iterdir()):
         return True
     try:
         return bool(json.loads((path / NAME).read_text(encoding="utf-8")).get("kind") == kind)

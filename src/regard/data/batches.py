@@ -14,11 +14,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from regard.data.cases import Int64, ranges
+
 if TYPE_CHECKING:
     from regard.data.split import Split
     from regard.data.store import Dataset
-
-Index = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -64,15 +64,7 @@ class TrainingBatch:
         return TrainingBatch(histories, self.targets.to(device), self.first_targets.to(device))
 
 
-def ranges(starts: Index, ends: Index) -> tuple[Index, Index]:
-    """Lay the ranges `starts[i]:ends[i]` back to back; return their members and the offsets between them."""
-    lengths = ends - starts
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    members = np.arange(offsets[-1], dtype=np.int64) + np.repeat(starts - offsets[:-1], lengths)
-    return members, offsets
-
-
-def gather(dataset: Dataset, events: Index, offsets: Index) -> Histories:
+def gather(dataset: Dataset, events: Int64, offsets: Int64) -> Histories:
     """Return the histories whose events, by index into the dataset, are `events`, cut by `offsets`."""
     return Histories(
         items=torch.from_numpy(dataset.item[events].astype(np.int64)),
@@ -82,7 +74,7 @@ def gather(dataset: Dataset, events: Index, offsets: Index) -> Histories:
     )
 
 
-def _column(values: npt.NDArray[np.generic] | None, events: Index) -> Tensor | None:
+def _column(values: npt.NDArray[np.generic] | None, events: Int64) -> Tensor | None:
     return None if values is None else torch.from_numpy(values[events].astype(np.int64))
 
 
@@ -139,7 +131,7 @@ class TrainingBatches:
             yield batch
         self.epoch, self.step = self.epoch + 1, 0
 
-    def _plan(self, rng: np.random.Generator) -> list[tuple[Index, Index, Index]]:
+    def _plan(self, rng: np.random.Generator) -> list[tuple[Int64, Int64, Int64]]:
         """Return batches as (users, starts, ends) of windows over input events."""
         inputs = self.ends - self.starts - 1  # the last training event is only a target
         phase = np.where(inputs > self.window, rng.integers(1, self.window + 1, len(inputs)), self.window)
@@ -157,7 +149,7 @@ class TrainingBatches:
             plan.append((user[rows], self.starts[user[rows]] + start[rows], self.starts[user[rows]] + end[rows]))
         return plan
 
-    def _batch(self, users: Index, starts: Index, ends: Index) -> TrainingBatch:
+    def _batch(self, users: Int64, starts: Int64, ends: Int64) -> TrainingBatch:
         places, offsets = ranges(starts, ends)
         first = self._target(starts)
         first[starts > self.starts[users]] = 0
@@ -167,10 +159,10 @@ class TrainingBatches:
             first_targets=torch.from_numpy(first),
         )
 
-    def _events(self, places: Index) -> Index:
+    def _events(self, places: Int64) -> Int64:
         return places if self.order is None else self.order[places]
 
-    def _target(self, places: Index) -> Index:
+    def _target(self, places: Int64) -> Int64:
         events = self._events(places)
         items = self.dataset.item[events].astype(np.int64)
         if self.wanted is not None:

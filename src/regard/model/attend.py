@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -31,7 +32,7 @@ class Attended(NamedTuple):
     weights: list[Tensor] | None
 
 
-def attend(
+def attend(  # noqa: PLR0913 - the one door to every kernel
     query: Tensor,
     keys: Tensor,
     values: Tensor,
@@ -66,7 +67,8 @@ def attend(
         `Attended`. A query whose row has no keys gets zeros, and zero gradients.
     """
     factor = query.shape[-1] ** -0.5 if scale is None else scale
-    fused = normalize == "softmax" and bias is None and dropout == 0.0 and not return_weights
+    form = _Form(causal, bias, normalize, factor, dropout)
+    fused = form.plain and not return_weights
     out = query.new_zeros(query.shape[0], query.shape[1], values.shape[-1])
     pieces, places = [], []
     whole = False
@@ -79,7 +81,7 @@ def attend(
             mask = block.keys.real[:, None, None, :]
             mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=factor)
         else:
-            mixed, shares = _explicit(q, k, v, block, causal, bias, normalize, factor, dropout)
+            mixed, shares = form(q, k, v, block.keys)
             if return_weights:
                 block.split(shares, weights)
         pieces.append(block.queries.unpad(mixed))
@@ -88,39 +90,43 @@ def attend(
     if whole:
         out = pieces[0]
     elif pieces:
-        out = _Scatter.apply(torch.cat(pieces), torch.cat(places), len(out))
+        out = _scatter(torch.cat(pieces), torch.cat(places), len(out))
     return Attended(out, weights if return_weights else None)
 
 
-def _explicit(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    block: _Block,
-    causal: bool,
-    bias: Bias | None,
-    normalize: Normalize,
-    factor: float,
-    dropout: float,
-) -> tuple[Tensor, Tensor]:
-    exact = torch.promote_types(q.dtype, torch.float32)
-    logits = torch.einsum("bhqd,bhkd->bhqk", q, k).to(exact) * factor
-    query_place = torch.arange(q.shape[2], device=q.device)[:, None]
-    key_place = torch.arange(k.shape[2], device=q.device)[None, :]
-    if bias is not None:
-        logits = logits + bias(query_place, key_place)
-    real = block.keys.real[:, None, None, :]
-    if causal:
-        real = real & (key_place <= query_place)
-    if normalize == "softmax":
-        shares = logits.masked_fill(~real, -torch.inf).softmax(-1)
-    else:
-        count = block.keys.lengths.view(-1, 1, 1, 1)
-        shares = logits if normalize == "none" else functional.silu(logits) / count
-        shares = shares.masked_fill(~real, 0.0)
-    shares = shares.to(v.dtype)
-    dropped = functional.dropout(shares, dropout) if dropout else shares
-    return torch.einsum("bhqk,bhkv->bhqv", dropped, v), shares
+@dataclass(frozen=True)
+class _Form:
+    """Attention on padded blocks, written out: what the fused kernel computes, and what it cannot."""
+
+    causal: bool
+    bias: Bias | None
+    normalize: Normalize
+    factor: float
+    dropout: float
+
+    @property
+    def plain(self) -> bool:
+        return self.normalize == "softmax" and self.bias is None and self.dropout == 0.0
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, keys: _Side) -> tuple[Tensor, Tensor]:
+        """(b, H, q, D), (b, H, k, D), (b, H, k, V) -> values (b, H, q, V), weights (b, H, q, k)."""
+        exact = torch.promote_types(q.dtype, torch.float32)
+        logits = torch.einsum("bhqd,bhkd->bhqk", q, k).to(exact) * self.factor
+        query_place = torch.arange(q.shape[2], device=q.device)[:, None]
+        key_place = torch.arange(k.shape[2], device=q.device)[None, :]
+        if self.bias is not None:
+            logits = logits + self.bias(query_place, key_place)
+        real = keys.real[:, None, None, :]
+        if self.causal:
+            real = real & (key_place <= query_place)
+        if self.normalize == "softmax":
+            shares = logits.masked_fill(~real, -torch.inf).softmax(-1)
+        else:
+            raw = logits if self.normalize == "none" else functional.silu(logits) / keys.lengths.view(-1, 1, 1, 1)
+            shares = raw.masked_fill(~real, 0.0)
+        shares = shares.to(v.dtype)
+        dropped = functional.dropout(shares, self.dropout) if self.dropout else shares
+        return torch.einsum("bhqk,bhkv->bhqv", dropped, v), shares
 
 
 @dataclass(frozen=True)
@@ -148,15 +154,15 @@ class _Side:
             start = int(self.slots[0])
             rows = jagged[start : start + len(self.slots)]
         else:
-            rows = _Gather.apply(jagged, self.slots)
+            rows = _gather(jagged, self.slots)
         size = len(self.lengths) * self.longest
-        cells = rows if self.cells is None else _Scatter.apply(rows, self.cells, size)
+        cells = rows if self.cells is None else _scatter(rows, self.cells, size)
         return cells.view(len(self.lengths), self.longest, *jagged.shape[1:]).transpose(1, 2)
 
     def unpad(self, block: Tensor) -> Tensor:
         """(b, H, L, D) -> (n, H, D)."""
         cells = block.transpose(1, 2).flatten(0, 1)
-        return cells if self.cells is None else _Gather.apply(cells, self.cells)
+        return cells if self.cells is None else _gather(cells, self.cells)
 
 
 @dataclass(frozen=True)
@@ -201,12 +207,24 @@ def _side(offsets: Tensor, index: Tensor, lengths: list[int], rows: list[int]) -
     full = all(length == longest for length in lengths)
     block = torch.arange(len(rows), device=offsets.device) * longest
     cells = None if full else torch.repeat_interleave(block, sizes, output_size=total) + inside
-    consecutive = all(after == row + 1 for row, after in zip(rows, rows[1:], strict=False))
+    consecutive = all(after == row + 1 for row, after in pairwise(rows))
     return _Side(slots, cells, sizes, longest, consecutive)
 
 
+def _gather(source: Tensor, places: Tensor) -> Tensor:
+    """Take distinct rows."""
+    rows: Tensor = _Gather.apply(source, places)  # type: ignore[no-untyped-call]
+    return rows
+
+
+def _scatter(source: Tensor, places: Tensor, size: int) -> Tensor:
+    """Put rows at distinct places of a tensor of zeros."""
+    rows: Tensor = _Scatter.apply(source, places, size)  # type: ignore[no-untyped-call]
+    return rows
+
+
 class _Gather(torch.autograd.Function):
-    """Take distinct rows. Autograd's own indexing would add gradients up one by one; distinct rows need a copy only."""
+    """Autograd's own indexing would add gradients up one by one; distinct rows need a copy only."""
 
     @staticmethod
     def forward(ctx: Any, source: Tensor, places: Tensor) -> Tensor:
@@ -221,7 +239,7 @@ class _Gather(torch.autograd.Function):
 
 
 class _Scatter(torch.autograd.Function):
-    """Put rows at distinct places of a tensor of zeros: the inverse of `_Gather`."""
+    """The inverse of `_Gather`."""
 
     @staticmethod
     def forward(ctx: Any, source: Tensor, places: Tensor, size: int) -> Tensor:

@@ -44,7 +44,9 @@ def places(offsets: Tensor) -> Tensor:
     """Position of each event inside its history, oldest = 0: (B + 1,) -> (T,)."""
     lengths = offsets.diff()
     total = int(offsets[-1])
-    return torch.arange(total, device=offsets.device) - torch.repeat_interleave(offsets[:-1], lengths, output_size=total)
+    return torch.arange(total, device=offsets.device) - torch.repeat_interleave(
+        offsets[:-1], lengths, output_size=total
+    )
 
 
 def gap_buckets(times: Tensor, offsets: Tensor) -> Tensor:

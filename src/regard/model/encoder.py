@@ -59,7 +59,9 @@ class CausalEncoder(nn.Module):
         self.blocks = nn.ModuleList([Block(settings) for _ in range(settings.blocks)])
         self.norm = nn.LayerNorm(settings.width)
 
-    def forward(self, states: Tensor, offsets: Tensor, return_weights: bool = False) -> tuple[Tensor, list[list[Tensor]]]:
+    def forward(
+        self, states: Tensor, offsets: Tensor, return_weights: bool = False
+    ) -> tuple[Tensor, list[list[Tensor]]]:
         """(T, W), (B + 1,) -> (T, W), and per block, per history its weights (events, events, heads) if asked for."""
         weights = []
         for block in self.blocks:

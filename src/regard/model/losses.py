@@ -27,7 +27,8 @@ def next_item_loss(states: Tensor, table: Tensor, targets: Tensor) -> Tensor:
     """
     kind = states.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else states.dtype
-    return _TiledCrossEntropy.apply(states, table, targets, dtype)
+    loss: Tensor = _TiledCrossEntropy.apply(states, table, targets, dtype)  # type: ignore[no-untyped-call]
+    return loss
 
 
 def sampled_next_item_loss(states: Tensor, table: Tensor, targets: Tensor, negatives: Tensor) -> Tensor:
@@ -74,7 +75,8 @@ class _TiledCrossEntropy(torch.autograd.Function):
         ctx.save_for_backward(to_states, to_table)
         ctx.dtypes = states.dtype, table.dtype
         ctx.count = max(1, len(states))
-        return loss / ctx.count
+        mean: Tensor = loss / ctx.count
+        return mean
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from regard.config import Settings
 from regard.errors import SettingsError, nearest
-from regard.model.baseline import BASELINES, Baseline
+from regard.model.baseline import BASELINES
+from regard.model.popular import Baseline
 from regard.model.retriever import Retriever
 
 TRAINED = ("self-attention",)
@@ -20,19 +18,18 @@ def check_name(name: str) -> None:
         raise SettingsError(f"there is no model {name!r}{nearest(name, NAMES)}; known: {', '.join(NAMES)}")
 
 
-def build(settings: Settings, n_items: int, n_behaviours: int, choice: Mapping[str, Any]) -> Retriever | Baseline:
+def build(settings: Settings, n_items: int, n_behaviours: int) -> Retriever | Baseline:
     """Return a model of the right shape whose weights are still to be loaded or learned.
 
     Args:
         settings: `settings.model` says which model and its shape.
         n_items: size of the catalogue.
         n_behaviours: number of behaviour types of the dataset.
-        choice: what validation chose for a baseline (window, decay…).
     """
     name = settings.model.name
     check_name(name)
     if name in BASELINES:
-        return BASELINES[name](n_items, **choice)
+        return BASELINES[name](n_items)
     if settings.model.width % settings.model.heads:
         raise SettingsError(f"model.heads={settings.model.heads} must divide model.width={settings.model.width}")
     return Retriever(n_items, n_behaviours, settings.model)

@@ -15,9 +15,9 @@ from regard.model.losses import next_item_loss, sampled_next_item_loss
 class Retriever(nn.Module):
     """Embeds events, encodes histories causally, and scores items by dot product with the same item table.
 
-    Trained to predict the next item at every position at once (Kang and McAuley 2018, arXiv 1808.09781, with the softmax
-    loss of Klenitskiy and Vasilev 2023, arXiv 2309.07602). A history without events has a learned state of its own,
-    trained on the first event of every user.
+    Trained to predict the next item at every position at once (Kang and McAuley 2018, arXiv 1808.09781, with the
+    softmax loss of Klenitskiy and Vasilev 2023, arXiv 2309.07602). A history without events has a learned state of its
+    own, trained on the first event of every user.
     """
 
     def __init__(self, n_items: int, n_behaviours: int, settings: ModelSettings) -> None:

@@ -14,7 +14,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from regard.data.batches import Histories, Index, gather, ranges
+from regard.data.batches import Histories, gather
+from regard.data.cases import Int64, ranges
 from regard.data.split import Cases
 from regard.data.store import Dataset
 from regard.model import topk
@@ -85,7 +86,7 @@ class CatalogueScorer:
                 top[rows] = found[1].cpu().numpy()
         return ranks, top
 
-    def _blocks(self, cases: Cases) -> Iterator[Index]:
+    def _blocks(self, cases: Cases) -> Iterator[Int64]:
         """Yield rows of cases with histories of like length, shortest first, within the limits on events and scores."""
         lengths = cases.history_end - cases.history_start
         if self.window is not None:
@@ -100,14 +101,14 @@ class CatalogueScorer:
             yield order[start:stop]
             start = stop
 
-    def _histories(self, cases: Cases, rows: Index) -> Histories:
+    def _histories(self, cases: Cases, rows: Int64) -> Histories:
         return gather(self.dataset, *cases.events(rows, self.window)).to(self.device)
 
-    def _seen(self, cases: Cases, rows: Index) -> Jagged:
+    def _seen(self, cases: Cases, rows: Int64) -> Jagged:
         events, offsets = cases.events(rows, None)
         return self._items(events, offsets)
 
-    def _items(self, events: Index, offsets: Index) -> Jagged:
+    def _items(self, events: Int64, offsets: Int64) -> Jagged:
         items = self.dataset.item[events].astype(np.int64)
         return torch.from_numpy(items).to(self.device), torch.from_numpy(offsets).to(self.device)
 

@@ -14,14 +14,12 @@ import torch
 from torch import Tensor
 
 from regard.data.batches import Histories, gather
-from regard.data.cases import flat_ranges
+from regard.data.cases import Int64, ranges
 from regard.data.store import Dataset
 from regard.errors import InputError, nearest
 from regard.model.scorer import top_for
 from regard.model.topk import Jagged, rows_per_block
 from regard.recommend.run import Run
-
-Index = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -106,7 +104,9 @@ class Recommender:
             excluded |= set(histories.items.tolist())
         wanted = None if candidates is None else self._indexes(candidates, "candidates", notes)
         if wanted is not None and not wanted:
-            raise InputError("none of the candidates is in the catalogue of this run; expected at least one known item id")
+            raise InputError(
+                "none of the candidates is in the catalogue of this run; expected at least one known item id"
+            )
         scores, items, popular = self._top(self._recent(histories), k, _row(sorted(excluded)), wanted)
         if popular[0]:
             notes.append("no known item in the history: these are the most popular items")
@@ -119,7 +119,9 @@ class Recommender:
             notes.append(f"asked for {k} items, only {len(found)} are left to recommend")
         return Recommendation(found, notes)
 
-    def recommend_many(self, users: Sequence[str], *, k: int = 10, seen: str | None = None) -> tuple[pa.Table, list[str]]:
+    def recommend_many(
+        self, users: Sequence[str], *, k: int = 10, seen: str | None = None
+    ) -> tuple[pa.Table, list[str]]:
         """Recommend for many known users: a table user, rank, item, score, title, source; and notes.
 
         Users that the dataset does not know are skipped and counted.
@@ -167,12 +169,14 @@ class Recommender:
             raise InputError(f"seen must be filter or keep; got {rule!r}{nearest(rule, ('filter', 'keep'))}")
         return rule == "filter"
 
-    def _events(self, users: Sequence[str]) -> tuple[Index, Index]:
+    def _events(self, users: Sequence[str]) -> tuple[Int64, Int64]:
         index = self.dataset.users.index(users)
         for user, at in zip(users, index, strict=True):
             if at == 0:
-                raise InputError(f"user {user!r} is not in {self.dataset.path}; give their events with --history instead")
-        return flat_ranges(self.dataset.offsets[index], self.dataset.offsets[index + 1])
+                raise InputError(
+                    f"user {user!r} is not in {self.dataset.path}; give their events with --history instead"
+                )
+        return ranges(self.dataset.offsets[index], self.dataset.offsets[index + 1])
 
     def _indexes(self, ids: Iterable[str], where: str, notes: list[str]) -> list[int]:
         """Look ids up; unknown ones are skipped and named in a note."""
@@ -203,7 +207,7 @@ class Recommender:
         if self.window is None or not bool((histories.lengths > self.window).any()):
             return histories
         ends = histories.offsets[1:].numpy()
-        kept, offsets = flat_ranges(np.maximum(histories.offsets[:-1].numpy(), ends - self.window), ends)
+        kept, offsets = ranges(np.maximum(histories.offsets[:-1].numpy(), ends - self.window), ends)
         rows = torch.from_numpy(kept)
         pick = [None if column is None else column[rows] for column in (histories.behaviours, histories.times)]
         return Histories(histories.items[rows], torch.from_numpy(offsets), *pick)

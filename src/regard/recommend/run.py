@@ -27,6 +27,7 @@ from regard.model.models import build
 from regard.model.scorer import CatalogueModel
 
 KIND = "run"
+PROGRESS = "checkpoint"
 WEIGHTS = "weights.safetensors"
 _ITEMS = "items.arrow"
 
@@ -42,7 +43,7 @@ class Run:
     def open(cls, path: str | Path) -> Run:
         """Open a run folder, or say in one line why it is none."""
         path = Path(path)
-        if path.is_dir() and not (path / "manifest.json").exists() and (path / "checkpoint").is_dir():
+        if path.is_dir() and not (path / "manifest.json").exists() and (path / PROGRESS).is_dir():
             raise StorageError(f"{path} holds a training that has not finished; go on with `regard train … --resume`")
         return cls(path, read_manifest(path, KIND))
 
@@ -78,7 +79,7 @@ class Run:
 
     def model(self, device: str | torch.device = "cpu") -> CatalogueModel:
         """Build the model and load its weights, ready to score."""
-        model = build(self.settings, len(self.items), len(self.behaviours), self.manifest["choice"])
+        model = build(self.settings, len(self.items), len(self.behaviours))
         try:
             model.load_state_dict(load_file(self.path / WEIGHTS))
         except (RuntimeError, SafetensorError, OSError) as error:
@@ -93,7 +94,9 @@ class Run:
             raise InputError(f"{self.path} was trained on {place}, which is not there any more; name it with --data")
         dataset = Dataset.open(place)
         if dataset.fingerprint != told["fingerprint"]:
-            raise InputError(f"{place} is not the dataset {self.path} was trained on (its content differs); train again")
+            raise InputError(
+                f"{place} is not the dataset {self.path} was trained on (its content differs); train again"
+            )
         return dataset
 
 
@@ -118,14 +121,14 @@ def save_run(
         "users": dataset.n_users,
         "events": dataset.n_events,
     }
-    with new_folder(path, KIND) as aside:
+    with new_folder(path, KIND, PROGRESS) as aside:
         state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
         save_file(state, aside / WEIGHTS)
         with pa.OSFile(str(aside / _ITEMS), "wb") as sink, pa.ipc.new_file(sink, _SCHEMA) as writer:
             writer.write_table(_items(dataset, counts))
-        progress = path / "checkpoint"
-        if progress.is_dir():
-            shutil.copytree(progress, aside / "checkpoint", copy_function=os.link)
+        progress = path / PROGRESS
+        if (progress / "log.jsonl").exists():
+            shutil.copytree(progress, aside / PROGRESS, copy_function=os.link)
             os.link(progress / "log.jsonl", aside / "log.jsonl")
         write_manifest(aside, KIND, {"dataset": told, **body})
     return Run.open(path)

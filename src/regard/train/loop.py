@@ -32,7 +32,9 @@ _CHECKPOINT_SECONDS = 60.0
 class Batches(Protocol):
     """What the loop asks of a loader."""
 
-    targets_per_epoch: int
+    @property
+    def targets_per_epoch(self) -> int:
+        """Events that enter the loss in one epoch."""
 
     def steps_per_epoch(self) -> int:
         """Steps of one epoch, about."""
