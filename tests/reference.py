@@ -128,3 +128,30 @@ def attend_row_by_row(query, keys, values, *, query_offsets, key_offsets, causal
         out.append(torch.stack(per_head, 1))
         all_weights.append(torch.stack(weights, 2))
     return torch.cat(out), all_weights
+
+
+# --- evaluation -------------------------------------------------------------------------------------------------------
+
+
+def metric_of_case(name, ranks, k):
+    """One metric of one case, from the ranks of all its targets, by walking down the list."""
+    hits = [1 if place in ranks else 0 for place in range(1, k + 1)]
+    if name == "recall":
+        return sum(hits) / len(ranks)
+    if name == "hit_rate":
+        return float(any(hits))
+    if name == "mrr":
+        return next((1 / place for place, hit in enumerate(hits, 1) if hit), 0.0)
+    assert name == "ndcg"
+    gain = sum(hit / math.log2(place + 1) for place, hit in enumerate(hits, 1))
+    return gain / sum(1 / math.log2(place + 1) for place in range(1, min(k, len(ranks)) + 1))
+
+
+def mean_over_users(name, k, cases):
+    """The mean over users of the mean over their cases; a case is (user, ranks), and without any rank it is out."""
+    values = {}
+    for user, ranks in cases:
+        if ranks:
+            values.setdefault(user, []).append(metric_of_case(name, ranks, k))
+    means = [sum(mine) / len(mine) for mine in values.values()]
+    return sum(means) / len(means) if means else None

@@ -148,15 +148,18 @@ def _tells(key: str, rows: Sequence[Mapping[str, Any]]) -> bool:
 
 
 def _against_best(name: str, result: Result, best: str, baseline: Result, key: str) -> str:
-    row = compare({best: baseline, name: result})["against"][name][key]
-    difference, word = row["difference"], verdict(row)
-    span = "" if row["low"] is None else f", 95 % interval {row['low']:+.4f} to {row['high']:+.4f}"
-    relative = "" if row["relative"] is None else f" ({_percent(row['relative'], '+')})"
-    if word == "unclear":
-        return f"{name} and the best baseline, {best}, cannot be told apart: {key} {difference:+.4f}{relative}{span}."
-    if word == "behind":
-        return f"A baseline wins: {best} is ahead of {name}; {name} has {key} {difference:+.4f}{relative}{span}."
-    return f"{name} is ahead of the best baseline, {best}: {key} {difference:+.4f}{relative}{span}."
+    resamples = result.protocol["interval"]["resamples"]
+    row = compare({best: baseline, name: result}, bootstrap=resamples)["against"][name][key]
+    numbers = f"{key} {row['difference']:+.4f} ({_percent(row['relative'], '+')})"
+    if row["low"] is None:
+        word = "higher" if row["difference"] > 0 else "no higher"
+        return f"{name} has a {word} value than the best baseline, {best}: {numbers}, no interval."
+    numbers += f", 95 % interval {row['low']:+.4f} to {row['high']:+.4f}"
+    return {
+        "ahead": f"{name} is ahead of the best baseline, {best}: {numbers}.",
+        "unclear": f"{name} and the best baseline, {best}, cannot be told apart: {numbers}.",
+        "behind": f"A baseline wins: {best} is ahead of {name}, which has {numbers}.",
+    }[verdict(row)]
 
 
 def _cut(key: str) -> int:
