@@ -6,16 +6,14 @@ Index convention everywhere: 0 = unknown, real users, items, behaviours and cont
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from regard.data.build import ITEM_TABLE, Content, lay_out
 from regard.data.events import EventLog
 from regard.data.times import TimeKind
 from regard.data.vocabulary import Vocabulary
@@ -23,7 +21,6 @@ from regard.errors import StorageError
 from regard.manifest import new_folder, read_manifest, write_manifest
 
 KIND = "dataset"
-_BATCH = 1_000_000
 
 
 class Dataset:
@@ -35,26 +32,19 @@ class Dataset:
     (0 = train, 1 = test), `context` int32 (N,) by name (codes of `context_values[name]`, 0 = not given).
     """
 
-    def __init__(
-        self,
-        arrays: dict[str, np.ndarray],
-        vocabularies: dict[str, Vocabulary],
-        manifest: dict[str, Any],
-        item_table: pa.Table | None = None,
-        path: Path | None = None,
-    ) -> None:
-        """Wrap arrays and vocabularies by file stem; use `Dataset.build` or `Dataset.open`."""
+    def __init__(self, content: Content, path: Path | None = None) -> None:
+        arrays, vocabularies, manifest = content.arrays, content.vocabularies, content.manifest
         self.path = path
-        self.manifest = manifest
+        self.manifest: dict[str, Any] = manifest
         self.users, self.items = vocabularies["users"], vocabularies["items"]
         self.offsets, self.item = arrays["offsets"], arrays["item"]
         self.time, self.behaviour = arrays.get("time"), arrays.get("behaviour")
         self.label, self.part = arrays.get("label"), arrays.get("part")
         self.behaviours: tuple[str, ...] = tuple(manifest["behaviours"])
         names: list[str] = manifest["context"]
-        self.context = {name: arrays[f"context-{i}"] for i, name in enumerate(names)}
+        self.context: dict[str, np.ndarray] = {name: arrays[f"context-{i}"] for i, name in enumerate(names)}
         self.context_values = {name: vocabularies[f"context-{i}-values"] for i, name in enumerate(names)}
-        self.item_table = item_table
+        self.item_table: pa.Table | None = content.item_table
         self.time_kind: TimeKind = manifest["time_kind"]
         self.fingerprint: str = manifest["fingerprint"]
 
@@ -88,13 +78,12 @@ class Dataset:
         """Sort a log into histories, with an item table beside; in memory where `out` is None, else as a folder.
 
         The catalogue is the items of events in order of first appearance, then those only in the item table. An
-        earlier dataset at `out` is replaced only once the new one is complete; `StorageError` where it cannot be written.
+        earlier dataset at `out` is replaced only once the new one is complete; `StorageError` where that fails.
         """
         if out is None:
-            return _build(log, items, None)
+            return cls(lay_out(log, items, None))
         with new_folder(out, KIND) as folder:
-            dataset = _build(log, items, folder)
-            write_manifest(folder, KIND, dataset.manifest)
+            write_manifest(folder, KIND, lay_out(log, items, folder).manifest)
         return cls.open(out)
 
     @classmethod
@@ -105,117 +94,11 @@ class Dataset:
         try:
             arrays = {name: np.load(path / f"{name}.npy", mmap_mode="r") for name in manifest["arrays"]}
             vocabularies = {name: Vocabulary(_map(path / f"{name}.arrow")["id"]) for name in manifest["vocabularies"]}
-            table = _map(path / "item-table.arrow") if manifest["item_table"] else None
-        except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+            table = _map(path / f"{ITEM_TABLE}.arrow") if manifest["item_table"] else None
+            return cls(Content(arrays, vocabularies, table, manifest), path)
+        except (OSError, ValueError, KeyError, EOFError, pa.ArrowException) as error:
             raise StorageError(f"dataset {path} is damaged ({error}); make it again with `regard prepare`") from None
-        return cls(arrays, vocabularies, manifest, table, path)
-
-
-def _build(log: EventLog, items: pa.Table | None, folder: Path | None) -> Dataset:
-    catalogue, table = _catalogue(log.items, items)
-    context = {f"context-{i}-values": values for i, values in enumerate(log.context_values.values())}
-    vocabularies = {"users": log.users, "items": catalogue, **context}
-    arrays = _arrays(log, folder)
-    if folder is not None:
-        for name, vocabulary in vocabularies.items():
-            _write_table(folder / f"{name}.arrow", pa.table({"id": vocabulary.array}))
-        if table is not None:
-            _write_table(folder / "item-table.arrow", table)
-    manifest: dict[str, Any] = {
-        "made_by": {"regard": version("regard"), "columns": vars(log.columns)},
-        "time_kind": log.time_kind,
-        "counts": {"users": len(log.users), "items": len(catalogue), "events": len(arrays["item"])},
-        "behaviours": list(log.behaviours),
-        "context": list(log.context_values),
-        "arrays": list(arrays),
-        "vocabularies": list(vocabularies),
-        "item_table": table is not None,
-        "report": log.report,
-        "fingerprint": _fingerprint(arrays, vocabularies, table),
-    }
-    return Dataset(arrays, vocabularies, manifest, table, folder)
-
-
-def _catalogue(seen: Vocabulary, items: pa.Table | None) -> tuple[Vocabulary, pa.Table | None]:
-    """Append items known only from the table, and align the table: row `i - 1` describes item `i`."""
-    if items is None:
-        return seen, None
-    catalogue = seen.grown(items.column("id").to_pylist())
-    row = np.full(len(catalogue) + 1, -1, np.int64)
-    index = catalogue.index(items.column("id").to_pylist())
-    row[index[::-1]] = np.arange(len(index))[::-1]  # of rows with the same id the first counts
-    aligned = items.take(pa.array(row[1:], mask=row[1:] < 0)).combine_chunks()
-    return catalogue, aligned.set_column(aligned.column_names.index("id"), "id", catalogue.array)
-
-
-def _arrays(log: EventLog, folder: Path | None) -> dict[str, np.ndarray]:
-    """Write the sorted columns, batch by batch, into memory-mapped files or plain arrays."""
-    connection = log.connection
-    count, parts = connection.execute("SELECT count(*), count(part) FROM events").fetchall()[0]
-    chosen: dict[str, tuple[str, type]] = {"item": ("item", np.int32)}
-    if log.time_kind != "none":
-        chosen["time"] = ("time", np.int64)
-    if log.behaviours:
-        chosen["behaviour"] = ("behaviour", np.uint8)
-    if log.columns.label:
-        chosen["label"] = ("coalesce(label, 'nan'::FLOAT)", np.float32)
-    if parts:
-        chosen["part"] = ("part", np.uint8)
-    for i in range(len(log.context_values)):
-        chosen[f"context-{i}"] = (f"c{i}", np.int32)
-    arrays = {name: _new_array(folder, name, dtype, count) for name, (_, dtype) in chosen.items()}
-    listed = ", ".join(f'{sql} AS "{name}"' for name, (sql, _) in chosen.items())
-    ordered = connection.sql(f'SELECT {listed} FROM events ORDER BY "user", part, time, row')
-    done = 0
-    for batch in ordered.to_arrow_reader(_BATCH):
-        for name, array in arrays.items():
-            array[done : done + batch.num_rows] = batch.column(name).to_numpy(zero_copy_only=False)
-        done += batch.num_rows
-    assert done == count
-    per_user = connection.sql('SELECT "user" AS u, count(*) AS n FROM events GROUP BY "user"').fetchnumpy()
-    counts = np.zeros(len(log.users) + 2, np.int64)
-    counts[np.asarray(per_user["u"]) + 1] = per_user["n"]
-    arrays["offsets"] = _new_array(folder, "offsets", np.int64, len(counts))
-    np.cumsum(counts, out=arrays["offsets"])
-    for array in arrays.values():
-        if isinstance(array, np.memmap):
-            array.flush()
-    return arrays
-
-
-def _new_array(folder: Path | None, name: str, dtype: type, length: int) -> np.ndarray:
-    if folder is None or length == 0:
-        return np.zeros(length, dtype)
-    return np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=dtype, shape=(length,))
-
-
-def _write_table(path: Path, table: pa.Table) -> None:
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table.combine_chunks())
 
 
 def _map(path: Path) -> pa.Table:
     return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-
-
-def _fingerprint(arrays: dict[str, np.ndarray], vocabularies: dict[str, Vocabulary], table: pa.Table | None) -> str:
-    """Hash the content: the same events, ids and item table have the same fingerprint wherever they lie."""
-    digest = hashlib.blake2b(digest_size=16)
-    for part in _content(arrays, vocabularies, table):
-        digest.update(part)
-    return digest.hexdigest()
-
-
-def _content(
-    arrays: dict[str, np.ndarray], vocabularies: dict[str, Vocabulary], table: pa.Table | None
-) -> Iterator[bytes | memoryview]:
-    for name, array in sorted(arrays.items()):
-        yield f"{name} {array.dtype} {array.shape}".encode()
-        yield np.ascontiguousarray(array).view(np.uint8).data
-    tables = {name: pa.table({"id": vocabulary.array}) for name, vocabulary in vocabularies.items()}
-    for name, content in sorted((tables | ({"item-table": table} if table is not None else {})).items()):
-        yield name.encode()
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, content.schema) as writer:
-            writer.write_table(content.combine_chunks())
-        yield memoryview(sink.getvalue())

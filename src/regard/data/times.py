@@ -8,7 +8,7 @@ The kind and unit are those of a source's whole column; a value that does not fi
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from regard.errors import InputError
 
@@ -19,8 +19,10 @@ _YEAR_1900, _YEAR_1990, _YEAR_2100, _YEAR_2200 = -2_208_988_800, 631_152_000, 4_
 _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 _ENOUGH = 0.5  # a column whose numbers are dates in one unit for more than this share is taken for dates
 
-_NUMBER = "TRY_CAST(time AS DECIMAL(28, 9))"
-_STAMP = "CASE WHEN ltrim(time)[1] BETWEEN '0' AND '9' THEN epoch_us(TRY_CAST(time AS TIMESTAMPTZ)) END"
+# A double carries 0.5 us at dates of this century, so seconds with six decimals survive; whole numbers go by BIGINT.
+_NUMBER = "TRY_CAST(time AS DOUBLE)"
+_WHOLE = "TRY_CAST(time AS BIGINT)"
+_STAMP = "epoch_us(TRY_CAST(time AS TIMESTAMPTZ))"
 
 
 @dataclass(frozen=True)
@@ -36,70 +38,73 @@ class Clock:
 
     @property
     def value(self) -> str:
-        """SQL of the stored BIGINT; NULL where `refusal` is not."""
-        if self.kind == "none":
-            return "NULL::BIGINT"
-        if self.unit == "row":
-            return "rowid::BIGINT"
-        if self.unit == "iso":
-            return _STAMP
-        if self.unit == "integer":
-            return f"TRY_CAST({_NUMBER} AS BIGINT)"
-        scaled = {"s": "* 1000000", "ms": "* 1000", "us": "", "ns": "/ 1000"}[self.unit]
-        whole = "floor" if self.unit == "ns" else "round"
-        return f"TRY_CAST({whole}({_NUMBER} {scaled}) AS BIGINT)"
+        """SQL of the stored BIGINT; meaningless where `refusal` is not NULL."""
+        return {
+            "": "NULL::BIGINT",
+            "row": "rowid::BIGINT",
+            "iso": _STAMP,
+            "integer": _WHOLE,
+            "s": f"TRY_CAST(round({_NUMBER} * 1e6) AS BIGINT)",
+            "ms": f"TRY_CAST(round({_NUMBER} * 1e3) AS BIGINT)",
+            "us": _WHOLE,
+            "ns": f"{_WHOLE} // 1000",
+        }[self.unit]
 
     @property
     def refusal(self) -> str:
         """SQL of the reason why a row's time is refused; NULL where it is good."""
-        if self.kind == "none" or self.unit == "row":
+        if self.unit in ("", "row"):
             return "NULL"
-        missing = "WHEN time IS NULL OR trim(time) = '' THEN 'missing time'"
+        read, scale = (_STAMP, 10**6) if self.unit == "iso" else (_NUMBER, _PER_SECOND.get(self.unit, 1))
+        cases = ["WHEN time IS NULL OR trim(time) = '' THEN 'missing time'"]
+        cases += [f"WHEN {read} IS NULL THEN 'unparsable time'"]
         if self.unit == "integer":
-            wrong = f"{_NUMBER} IS NULL OR {_NUMBER} <> trunc({_NUMBER})"
-            return f"CASE {missing} WHEN {wrong} THEN 'unparsable time' END"
-        parsed, scale = (_STAMP, 10**6) if self.unit == "iso" else (_NUMBER, _PER_SECOND[self.unit])
-        wide = self.unit == "iso" or self.declared
-        first, end = (_YEAR_1900, _YEAR_2200) if wide else (_YEAR_1990, _YEAR_2100)
-        outside = f"{parsed} < {first * scale} OR {parsed} >= {end * scale}"
-        return (
-            f"CASE {missing} WHEN {parsed} IS NULL THEN 'unparsable time' WHEN {outside} THEN 'time out of range' END"
+            cases += [f"WHEN {_WHOLE} IS NULL OR {read} <> trunc({read}) THEN 'unparsable time'"]
+        else:
+            first, end = (_YEAR_1900, _YEAR_2200) if self.unit == "iso" or self.declared else (_YEAR_1990, _YEAR_2100)
+            cases += [f"WHEN isnan({read}::DOUBLE) THEN 'unparsable time'"] if self.unit != "iso" else []
+            cases += [f"WHEN {read} < {first * scale} OR {read} >= {end * scale} THEN 'time out of range'"]
+        return f"CASE {' '.join(cases)} END"
+
+
+@dataclass(frozen=True)
+class Survey:
+    """Counts over one source's time column, from which its clock is chosen."""
+
+    values: int = 0
+    numbers: int = 0
+    whole: int = 0
+    dates: int = 0
+    size: float | None = None
+    in_unit: tuple[int, ...] = (0, 0, 0, 0)
+
+    SQL: ClassVar[str] = (
+        "SELECT source, count(time), count(n), count(*) FILTER (n = trunc(n)), count(stamp), avg(abs(n)), ["
+        + ", ".join(
+            f"count(*) FILTER (n >= {_YEAR_1990 * scale} AND n < {_YEAR_2100 * scale})"
+            for scale in _PER_SECOND.values()
         )
-
-
-def survey() -> str:
-    """SQL select list that `detect` reads: counts of values, numbers, whole numbers, dates; numbers by date unit."""
-    units = (
-        f"count(*) FILTER ({_NUMBER} >= {_YEAR_1990 * scale} AND {_NUMBER} < {_YEAR_2100 * scale})"
-        for scale in _PER_SECOND.values()
-    )
-    whole = f"count(*) FILTER ({_NUMBER} = trunc({_NUMBER}))"
-    dates = f"count({_STAMP})"
-    return ", ".join(
-        ["count(nullif(trim(time), ''))", f"count({_NUMBER})", whole, dates, f"median(abs({_NUMBER}))::DOUBLE", *units]
+        + "] FROM (SELECT source, nullif(trim(time), '') AS time, TRY_CAST(time AS TIMESTAMPTZ) AS stamp, "
+        f"CASE WHEN isfinite({_NUMBER}) THEN {_NUMBER} END AS n FROM raw) GROUP BY source"
     )
 
 
-def detect(found: tuple[float, ...], declared: TimeKind | None, where: str) -> Clock:
-    """Choose the clock of one source's time column from its `survey`; `declared` overrules the detected kind."""
-    values, numbers, whole, dates, median, *in_unit = (value or 0 for value in found)
+def choose(survey: Survey, declared: TimeKind | None, where: str) -> Clock:
+    """Choose the clock of one source; `declared` overrules the detected kind, never the values."""
     if declared == "none":
         return Clock("none", "", declared=True)
-    if values and not numbers and not dates:
-        raise InputError(
-            f"{where}: no value of the time column can be read; expected unix times, ISO dates or integers"
-        )
-    if dates > numbers:
+    if survey.values and not survey.numbers and not survey.dates:
+        raise InputError(f"{where}: no time can be read; expected unix times, ISO 8601 dates or integers")
+    if survey.dates > survey.numbers:
         return Clock(declared or "timestamp", "iso", declared is not None)
-    unit, count = max(zip(_PER_SECOND, in_unit, strict=True), key=lambda pair: pair[1])
-    are_dates = numbers > 0 and count > _ENOUGH * numbers
+    unit, count = max(zip(_PER_SECOND, survey.in_unit, strict=True), key=lambda pair: pair[1])
+    are_dates = count > _ENOUGH * survey.numbers
     if declared == "timestamp":
-        return Clock("timestamp", unit if are_dates else _by_size(median), declared=True)
-    if are_dates and (declared is None or whole < numbers):
+        return Clock("timestamp", unit if are_dates else _by_size(survey.size or 0.0), declared=True)
+    if are_dates and (declared is None or survey.whole < survey.numbers):
         return Clock(declared or "timestamp", unit, declared is not None)
     return Clock("order", "integer", declared is not None)
 
 
-def _by_size(median: float) -> str:
-    """Return the unit in which the middle value lies nearest to today's dates."""
-    return next((unit for unit, scale in _PER_SECOND.items() if median < _YEAR_2200 * scale), "ns")
+def _by_size(size: float) -> str:
+    return next((unit for unit, scale in _PER_SECOND.items() if size < _YEAR_2200 * scale), "ns")

@@ -18,7 +18,7 @@ class Vocabulary:
     def __init__(self, ids: pa.Array | pa.ChunkedArray) -> None:
         """Wrap distinct ids; `ids[i - 1]` gets index `i`. Large-string arrays in one piece are used as they are."""
         if isinstance(ids, pa.ChunkedArray):
-            ids = ids.chunk(0) if ids.num_chunks == 1 else pa.concat_arrays(ids.cast(pa.large_string()).chunks)
+            ids = ids.chunk(0) if ids.num_chunks == 1 else ids.cast(pa.large_string()).combine_chunks()
         self.array: pa.Array = ids.cast(pa.large_string())
         assert self.array.null_count == 0
 

@@ -1,0 +1,130 @@
+"""Lines become named fields: the separator, the quotes and the header of a text file are found in its first lines."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from regard.data.records import records
+from regard.data.text import Text
+from regard.errors import InputError
+
+_SEPARATORS = ("\t", ",", ";", "|", "::", "\x01", "\x1f", " ")
+_NAMES = {"\t": "tab", " ": "space", "\x01": "\\x01", "\x1f": "\\x1f"}
+_SAMPLE = 2000  # lines
+_LONGEST = 1 << 22  # characters of the sample
+_REGULAR = 0.9  # share of lines that must have equally many fields for a separator to be believed
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the fields of a text file lie: `names` are those of the header, or "1", "2", … without one.
+
+    `skip`: records before the first row of data, blank ones counted.
+    """
+
+    kind: Literal["delimited", "json"]
+    names: tuple[str, ...]
+    separator: str = ""
+    quoted: bool = False
+    skip: int = 0
+
+    @property
+    def separator_name(self) -> str:
+        """The separator as a person would say it."""
+        return _NAMES.get(self.separator, self.separator)
+
+
+def find_layout(text: Text, separator: str | None, *, header: bool, wanted: Sequence[str]) -> Layout:
+    """Find the layout of a file; columns that are `wanted` by name help to tell the separator."""
+    lines: list[str] = []
+    size = 0
+    for line in itertools.islice(text.lines(), _SAMPLE):
+        lines.append(line)
+        size += len(line)
+        if size > _LONGEST:
+            break
+    first = next((line for line in lines if line.strip()), None)
+    if first is None:
+        raise InputError(f"{text.path} is empty")
+    if not separator and first.lstrip()[0] in "{[":
+        return _json_layout(text, lines, first)
+    if separator == "\\t":
+        separator = "\t"
+    separator = separator or _separator(text, lines, wanted if header else ())
+    quoted = _is_quoted(text, lines, separator)
+    rows = _rows(lines, separator, quoted)
+    if not header:
+        width = Counter(len(row) for _, row in rows).most_common(1)[0][0]
+        return Layout("delimited", tuple(str(n) for n in range(1, width + 1)), separator, quoted)
+    skip, names = rows[0]
+    return Layout("delimited", tuple(name.strip() for name in names), separator, quoted, skip)
+
+
+def _json_layout(text: Text, lines: list[str], first: str) -> Layout:
+    if first.lstrip()[0] == "[":
+        raise InputError(f"{text.path} holds a JSON array; expected JSON lines, one object {{…}} a line")
+    names: dict[str, None] = {}
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict):
+            names |= dict.fromkeys(row)
+    if not names:
+        raise InputError(f"{text.path}: no line is a JSON object; expected one object {{…}} a line")
+    return Layout("json", tuple(names))
+
+
+def _separator(text: Text, lines: list[str], wanted: Sequence[str]) -> str:
+    """Choose the separator that cuts the most lines into equally many fields, at least two."""
+    found: list[tuple[float, str]] = []
+    for separator in _SEPARATORS:
+        rows = _rows(lines, separator, _is_quoted(text, lines, separator))
+        width, count = Counter(len(row) for _, row in rows).most_common(1)[0] if rows else (0, 0)
+        named = sum(name in rows[0][1] for name in wanted) if rows else 0
+        if width > 1 and (named or count >= _REGULAR * len(rows)):
+            found.append((named + count / len(rows), separator))
+    if not found:
+        shown = lines[0] if len(lines[0]) <= 60 else lines[0][:60] + "…"
+        raise InputError(f"{text.path}: cannot tell what separates its columns; give the separator (line 1: {shown!r})")
+    return max(found, key=lambda one: one[0])[1]
+
+
+def _is_quoted(text: Text, lines: list[str], separator: str) -> bool:
+    """Whether `"` encloses values. Only comma-like formats are sure to mean that; elsewhere it must look so."""
+    if not text.quotes:
+        return False
+    if separator in (",", ";"):
+        return True
+    fields = [field.strip(" ") for line in lines if '"' in line for field in line.split(separator)]
+    opened = [field for field in fields if field.startswith('"')]
+    return bool(opened) and all(len(field) > 1 and field.endswith('"') for field in opened)
+
+
+def _rows(lines: list[str], separator: str, quoted: bool) -> list[tuple[int, list[str]]]:
+    """Return (records so far, fields) for every record that is not blank."""
+    if not quoted:
+        return [(n, line.split(separator)) for n, line in enumerate(lines, start=1) if line.strip("\r")]
+    rows = []
+    for n, (_, record) in enumerate(records(iter(lines), separator), start=1):
+        if record is None or record == [""]:
+            continue
+        rows.append((n, _fields("\n".join(record), separator)))
+    return rows
+
+
+def _fields(record: str, separator: str) -> list[str]:
+    if '"' not in record:
+        return record.split(separator)
+    single = separator if len(separator) == 1 else "\x1f"
+    try:
+        return next(csv.reader([record.replace(separator, single)], delimiter=single, skipinitialspace=True))
+    except csv.Error:
+        return record.split(separator)

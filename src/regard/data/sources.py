@@ -1,0 +1,285 @@
+"""Where events and items come from: files, tables, and the `data.toml` that lists several of them."""
+
+from __future__ import annotations
+
+import glob
+import tomllib
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import pyarrow as pa
+from pydantic import Field, ValidationError, field_validator
+
+from regard.config import Section
+from regard.data.times import TimeKind
+from regard.errors import InputError, SettingsError, nearest
+
+Part = Literal["train", "test"]
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which column holds what: names, or numbers from 1 as text, which mean a file without a header.
+
+    Where `user` or `item` is None, it and `time` are guessed from common names; where both are given, a `time` of None
+    means that the log has none. Text without one of the others leaves that out.
+    """
+
+    user: str | None = None
+    item: str | None = None
+    time: str | None = None
+    behaviour: str | None = None
+    label: str | None = None
+    context: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ItemColumns:
+    """Which column of an item table holds what; `id` and `title` are guessed where `id` is None."""
+
+    id: str | None = None
+    title: str | None = None
+    text: str | None = None
+    attributes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Source:
+    """One source of events: `path` is a file, a glob, a list of them, or a table (Arrow, pandas, polars, DuckDB).
+
+    `behaviour` and `part` hold for all its events; `separator` and `encoding` overrule what is detected.
+    """
+
+    path: Any
+    columns: Columns = Columns()
+    behaviour: str | None = None
+    part: Part | None = None
+    separator: str | None = None
+    encoding: str | None = None
+
+    def described(self) -> dict[str, Any]:
+        """Return what is given, JSON-able; a table in memory is named by its type."""
+        paths = self.path if isinstance(self.path, (list, tuple)) else [self.path]
+        shown = [str(one) if isinstance(one, (str, Path)) else f"<{type(one).__name__}>" for one in paths]
+        given = {key: value for key, value in asdict(self.columns).items() if value}
+        rest = {key: value for key, value in vars(self).items() if key not in ("path", "columns") and value is not None}
+        return {"path": shown, "columns": given, **rest}
+
+    @classmethod
+    def from_toml(cls, path: str | Path) -> Recipe:
+        """Read a `data.toml`: its sources, its item table and its time kind; paths are relative to the file."""
+        return Recipe.read(Path(path))
+
+
+@dataclass(frozen=True)
+class ItemSource:
+    """A source of items: `path` as in `Source`."""
+
+    path: Any
+    columns: ItemColumns = ItemColumns()
+    separator: str | None = None
+    encoding: str | None = None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that makes one dataset."""
+
+    sources: tuple[Source, ...]
+    items: ItemSource | None = None
+    time_kind: TimeKind | None = None
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read a `data.toml`; an unknown key is an error that names the nearest known one."""
+        body = _checked(path)
+        folder = path.parent
+        sources = tuple(
+            Source(
+                path=[str(folder / one) for one in _several(source.path)],
+                columns=Columns(**source.columns.model_dump()),
+                behaviour=source.behaviour,
+                part=source.part,
+                separator=source.separator,
+                encoding=source.encoding,
+            )
+            for source in body.source
+        )
+        return cls(sources, _item_source(body.items, folder) if body.items else None, body.time_kind)
+
+
+class _ColumnsTable(Section):
+    user: str | None = None
+    item: str | None = None
+    time: str | None = None
+    behaviour: str | None = None
+    label: str | None = None
+    context: tuple[str, ...] = ()
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _numbers_are_names(cls, value: Any) -> Any:
+        return _as_text(value)
+
+
+class _SourceTable(Section):
+    path: str | tuple[str, ...]
+    columns: _ColumnsTable = Field(default_factory=_ColumnsTable)
+    behaviour: str | None = None
+    part: Part | None = None
+    separator: str | None = None
+    encoding: str | None = None
+
+
+class _ItemsTable(Section):
+    path: str | tuple[str, ...]
+    id: str | None = None
+    title: str | None = None
+    text: str | None = None
+    attributes: tuple[str, ...] = ()
+    separator: str | None = None
+    encoding: str | None = None
+
+    @field_validator("id", "title", "text", "attributes", mode="before")
+    @classmethod
+    def _numbers_are_names(cls, value: Any) -> Any:
+        return _as_text(value)
+
+
+def _item_source(table: _ItemsTable, folder: Path) -> ItemSource:
+    return ItemSource(
+        path=[str(folder / one) for one in _several(table.path)],
+        columns=ItemColumns(table.id, table.title, table.text, table.attributes),
+        separator=table.separator,
+        encoding=table.encoding,
+    )
+
+
+class _DataFile(Section):
+    source: tuple[_SourceTable, ...] = Field(min_length=1)
+    items: _ItemsTable | None = None
+    time_kind: TimeKind | None = None
+
+
+def _checked(path: Path) -> _DataFile:
+    try:
+        body = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{path} is not valid TOML: {error}") from None
+    try:
+        return _DataFile.model_validate(body)
+    except ValidationError as error:
+        raise SettingsError(f"{path}: {_first(error)}") from None
+
+
+_TABLES: dict[str, type[Section]] = {"source": _SourceTable, "items": _ItemsTable, "columns": _ColumnsTable}
+
+
+def _first(error: ValidationError) -> str:
+    """Say the first thing that is wrong, with the nearest known key where a key is unknown."""
+    first = error.errors()[0]
+    keys = [str(part) for part in first["loc"] if not isinstance(part, int)]
+    if first["type"] != "extra_forbidden":
+        return f"{'.'.join(keys)}: {first['msg'].lower()}; got {first['input']!r}"
+    table = next((_TABLES[key] for key in reversed(keys[:-1]) if key in _TABLES), _DataFile)
+    known = list(table.model_fields)
+    return f"unknown key {'.'.join(keys)!r}{nearest(keys[-1], known)}; known here: {', '.join(known)}"
+
+
+def _as_text(value: Any) -> Any:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return [_as_text(one) for one in value] if isinstance(value, list) else value
+
+
+def _several(path: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (path,) if isinstance(path, str) else path
+
+
+def as_sources(given: Any, columns: Columns | None, separator: str | None, encoding: str | None) -> list[Source]:
+    """Turn whatever a caller gave into sources: a `Source`, several, a `Recipe`, paths, or tables."""
+    if isinstance(given, Recipe):
+        given = given.sources
+    several = list(given) if isinstance(given, (list, tuple)) else [given]
+    if not several:
+        raise InputError("no source given; expected a file, a glob or a table")
+    if any(isinstance(one, Source) for one in several):
+        ready = [one if isinstance(one, Source) else Source(one) for one in several]
+        return [replace(one, columns=columns) if columns and one.columns == Columns() else one for one in ready]
+    paths = [one for one in several if isinstance(one, (str, Path))]
+    groups: list[Any] = [paths] * bool(paths) + [one for one in several if not isinstance(one, (str, Path))]
+    return [Source(one, columns or Columns(), separator=separator, encoding=encoding) for one in groups]
+
+
+def find_files(paths: Any) -> list[Path]:
+    """Expand paths and globs into existing files, in the order given, each glob sorted by name."""
+    found: list[Path] = []
+    for path in paths if isinstance(paths, (list, tuple)) else [paths]:
+        text = str(path)
+        if Path(text).is_dir():
+            raise InputError(f"{text} is a folder; give its files, for example '{text.rstrip('/')}/*.csv'")
+        matches = [text] if Path(text).exists() else sorted(glob.glob(text, recursive=True))  # noqa: PTH207 - Path.glob takes no absolute pattern
+        files = [Path(match) for match in matches if Path(match).is_file()]
+        if not files:
+            raise InputError(_nothing_at(text))
+        found += files
+    return list(dict.fromkeys(found))
+
+
+def _nothing_at(text: str) -> str:
+    if glob.has_magic(text):
+        return f"no file matches {text}"
+    folder = Path(text).parent
+    beside = [one.name for one in folder.iterdir()] if folder.is_dir() else []
+    return f"there is no file {text}{nearest(Path(text).name, beside)}"
+
+
+def as_table(given: Any) -> pa.Table:
+    """Return an Arrow table, without copying where the giver allows it (Arrow PyCapsule or dataframe interface)."""
+    if isinstance(given, pa.Table):
+        return given
+    try:
+        if hasattr(given, "__arrow_c_stream__"):
+            return pa.table(given)
+        if hasattr(given, "__dataframe__"):
+            return pa.interchange.from_dataframe(given)
+    except (pa.ArrowException, TypeError, ValueError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"this {type(given).__name__} cannot become an Arrow table: {reason}") from None
+    raise InputError(
+        f"expected a path, a glob or a table (Arrow, pandas, polars); got {type(given).__name__}"
+        + ("; call .collect() first" if hasattr(given, "collect") else "")
+    )
+
+
+def named(columns: Columns | ItemColumns) -> list[str]:
+    """Return the columns that are given, in order of the fields."""
+    texts: list[str] = []
+    for value in vars(columns).values():
+        texts += [value] if isinstance(value, str) else list(value or ())
+    return texts
+
+
+def numbered(columns: Columns | ItemColumns) -> bool:
+    """Whether columns are given by number, which means that a file has no header; a mixture is an error."""
+    texts = named(columns)
+    numbers = [text for text in texts if text.isascii() and text.isdigit()]
+    if numbers and len(numbers) < len(texts):
+        other = next(text for text in texts if text not in numbers)
+        raise InputError(f"columns are given by name or by number, not both; got {numbers[0]} and {other!r}")
+    if "0" in numbers:
+        raise InputError("columns are numbered from 1; got 0")
+    return bool(numbers)
+
+
+def check_distinct(pairs: Iterable[tuple[str, str]]) -> None:
+    """Refuse a column that is given two roles; `pairs` are (role, column)."""
+    seen: dict[str, str] = {}
+    for role, column in pairs:
+        if column in seen:
+            raise InputError(f"column {column!r} is given twice, as {seen[column]} and as {role}")
+        seen[column] = role
