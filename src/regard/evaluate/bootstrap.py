@@ -23,23 +23,19 @@ def resampled_means(columns: Iterable[npt.NDArray[np.floating]], resamples: int,
     nan = this user has no value in this column and does not count there; the mean of nobody is nan.
     """
     table: dict[bytes, int] = {}  # columns repeat (recall is hit rate where a case has one target): each is summed once
-    rows: list[npt.NDArray[np.float32]] = []
+    rows: list[Float] = []
     summed: list[int] = []
     counted: list[int] = []
-    centre: list[float] = []
     for column in columns:
         present = ~np.isnan(column)
-        middle = float(column[present].mean()) if present.any() else 0.0
-        moved = np.where(present, column - middle, 0)  # sums of what is around 0 lose no digits in float32
-        for values, places in ((moved, summed), (present, counted)):
-            row = values.astype(np.float32)
+        for values, places in ((np.where(present, column, 0), summed), (present, counted)):
+            row = values.astype(np.float64)
             places.append(table.setdefault(row.tobytes(), len(table)))
             if places[-1] == len(rows):
                 rows.append(row)
-        centre.append(middle)
-    totals = _resampled_sums(np.stack(rows), resamples, np.random.default_rng(seed))
+    totals = _resampled_sums(np.stack(rows, axis=1), resamples, np.random.default_rng(seed))
     with np.errstate(invalid="ignore"):
-        means: Float = np.asarray(centre) + totals[:, np.array(summed)] / totals[:, np.array(counted)]
+        means: Float = totals[:, np.array(summed)] / totals[:, np.array(counted)]
     return means
 
 
@@ -52,15 +48,15 @@ def interval(means: Float, level: float = LEVEL) -> tuple[float | None, float | 
     return float(low), float(high)
 
 
-def _resampled_sums(rows: npt.NDArray[np.float32], resamples: int, draw: np.random.Generator) -> Float:
-    """Return the sums (R, M) of rows (M, U) over the users of each resample; a user counts as often as drawn."""
-    users = rows.shape[1]
-    sums = np.empty((resamples, len(rows)))
+def _resampled_sums(columns: Float, resamples: int, draw: np.random.Generator) -> Float:
+    """Return the column sums (R, M) of `columns` (U, M) over the users of each resample, as often as they are drawn."""
+    users = len(columns)
+    sums = np.empty((resamples, columns.shape[1]))
     step = min(max(BLOCK // users, 1), max(resamples, 1))
-    times = np.empty((step, users), np.float32)
+    times = np.empty((step, users))
     for start in range(0, resamples, step):
         many = min(step, resamples - start)
         for at in range(many):
             times[at] = np.bincount(draw.integers(0, users, users), minlength=users)
-        sums[start : start + many] = times[:many] @ rows.T
+        sums[start : start + many] = times[:many] @ columns
     return sums
