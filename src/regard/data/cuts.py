@@ -225,7 +225,9 @@ def check_time(what: str, needs: str, kind: str, instead: str = "") -> None:
         return
     need = "timestamps" if needs == "timestamp" else "an order of events"
     if kind == "none":
-        reason, mend = "has no time column", "--time COLUMN, or --time-kind order if the order of its rows is meant"
+        reason, mend = "has no time column", "--time COLUMN"
+        if needs == "order":
+            mend += ", or with --time-kind order if the order of its rows is meant"
         instead = instead or "split random:0.8,0.1,0.1"
     else:
         reason, mend = "has times that only order the events of one user", "--time-kind timestamp if they are dates"
