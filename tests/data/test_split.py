@@ -284,6 +284,8 @@ def test_nothing_held_back_is_said_when_cases_are_asked_for():
         make_split(views, "time:0.9", target_behaviours=["purchase"]).cases(views, "test")
     with pytest.raises(ProtocolError, match="nothing to train on"):
         make_split(views, "last-days:99")
+    with pytest.raises(ProtocolError, match="nothing to train on"):
+        make_split(views, "last-days:1e300")
 
 
 @pytest.mark.parametrize("rule", ["leave-one-out", "time:0.7", "users:0.2", "random:0.6,0.2,0.2"])
