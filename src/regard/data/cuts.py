@@ -75,7 +75,7 @@ def by_quantile(view: View) -> Cuts:
 def by_last_days(view: View) -> Cuts:
     """Keep the last N days for test, and the N days before them for validation."""
     assert view.time is not None
-    length = min(round(view.numbers[0] * DAY), 2**61)  # thousands of years stay inside 64 bits
+    length = round(min(view.numbers[0], 1e7) * DAY)  # 27,000 years stay inside 64 bits
     newest = int(view.time.max())
     return _by_time(view, newest - 2 * length, newest - length)
 
