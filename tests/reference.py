@@ -155,3 +155,61 @@ def mean_over_users(name, k, cases):
             values.setdefault(user, []).append(metric_of_case(name, ranks, k))
     means = [sum(mine) / len(mine) for mine in values.values()]
     return sum(means) / len(means) if means else None
+
+
+# --- search and baselines ---------------------------------------------------------------------------------------------
+
+
+def candidates_in_order(scores, known, excluded):
+    """Item indexes of one row that are candidates, best first: known before unknown, by score, then by index."""
+    places = [item for item in range(1, len(scores)) if item not in set(excluded)]
+    return sorted(places, key=lambda item: (not known[item], -scores[item] if known[item] else 0, item))
+
+
+def rank_among(target, scores, known, excluded, miss):
+    """One and the number of other candidates that are as good as the target or better."""
+    places = candidates_in_order(scores, known, excluded)
+    if target not in places:
+        return miss
+    value = [scores[item] if known[item] else -math.inf for item in range(len(scores))]
+    return 1 + sum(value[item] >= value[target] for item in places if item != target)
+
+
+def repeat_scores(history, counts, decay, newest_only=False):
+    """Own score of each past item, newest event at age 0."""
+    own = {}
+    for age, item in enumerate(reversed(history)):
+        if not (newest_only and item in own):
+            own[item] = own.get(item, 0.0) + (1 + age) ** -decay
+    if decay == 0:
+        own = {item: value + counts.get(item, 0) / (1 + sum(counts.values())) for item, value in own.items()}
+    return own
+
+
+def covisit_weights(sequences, window, directed, powers, most, by_distance=True):
+    """Weights {item: {neighbour: weight}} from the item lists of all users, by looking at every pair of events."""
+    events, pairs = {}, {}
+    for sequence in sequences:
+        for at, item in enumerate(sequence):
+            events[item] = events.get(item, 0) + 1
+            for other in range(at + 1, min(len(sequence), at + window + 1)):
+                value = 1 / (other - at) if by_distance else 1.0
+                both = [(item, sequence[other]), (sequence[other], item)]
+                for a, b in both[:1] if directed else both:
+                    row = pairs.setdefault(a, {})
+                    row[b] = row.get(b, 0.0) + value
+    kept = {}
+    for a, row in pairs.items():
+        weighted = {b: value / (events[a] ** powers[0] * events[b] ** powers[1]) for b, value in row.items()}
+        best = sorted(weighted, key=lambda b: (-np.float32(weighted[b]), b))[:most]
+        kept[a] = {b: weighted[b] for b in best}
+    return kept
+
+
+def covisit_scores(history, weights, decay, newest):
+    """Own score of each item from the newest events of a history."""
+    own = {}
+    for age, item in enumerate(reversed(history[-newest:])):
+        for neighbour, weight in weights.get(item, {}).items():
+            own[neighbour] = own.get(neighbour, 0.0) + weight * (1 + age) ** -decay
+    return own

@@ -25,8 +25,8 @@ PAIRS_AT_ONCE = 4_000_000  # bounds memory: about 40 bytes a pair
 class Pairing:
     """Which pairs of a user's events count, and how much.
 
-    Events up to `window` apart make a pair, of weight 1 / distance or, with `by_distance` off, 1. `directed` counts only
-    what comes after.
+    Events up to `window` apart make a pair, of weight 1 / distance or, with `by_distance` off, 1. `directed` counts
+    only what comes after.
     """
 
     window: int
@@ -55,21 +55,22 @@ class Neighbours:
 
 
 def neighbours(
-    items: Int32, users: Int32, popularity: Int64, pairing: Pairing, powers: tuple[float, float], most: int
+    items: Int32, users: Int32, n_items: int, pairing: Pairing, powers: tuple[float, float], most: int
 ) -> Neighbours:
     """Count pairs and keep the best `most` neighbours of each item.
 
-    The weight of j for i is count(i, j) / (popularity(i) ** powers[0] * popularity(j) ** powers[1]): (0.5, 0.5) is the
-    cosine, (1, 0) the share of i's events that j is near to. An item may be its own neighbour.
+    The weight of j for i is count(i, j) / (events(i) ** powers[0] * events(j) ** powers[1]): (0.5, 0.5) is the cosine,
+    (1, 0) the share of i's events that j is near to. An item may be its own neighbour.
 
     Args:
         items: (N,) items of events, the events of a user together and in order.
         users: (N,) the user of each event.
-        popularity: (n_items + 1,) number of events of each item.
+        n_items: items are 1..n_items.
         pairing: which pairs count.
         powers: the exponents.
         most: neighbours kept; of equal ones the lower item index.
     """
+    popularity = np.bincount(items, minlength=n_items + 1)
     divisor_from, divisor_to = (np.maximum(popularity, 1).astype(np.float64) ** power for power in powers)
     sizes, kept_items, kept_weights = [np.zeros(1, np.int64)], [], []
     for first, counts in _blocks(items, users, popularity, pairing):
@@ -84,9 +85,7 @@ def neighbours(
     return Neighbours(offsets, np.concatenate(kept_items), np.concatenate(kept_weights))
 
 
-def _blocks(
-    items: Int32, users: Int32, popularity: Int64, pairing: Pairing
-) -> Iterator[tuple[int, sparse.csr_matrix]]:
+def _blocks(items: Int32, users: Int32, popularity: Int64, pairing: Pairing) -> Iterator[tuple[int, sparse.csr_matrix]]:
     """Yield (first item, counts of its block of items as rows), so that no block has many more than `PAIRS_AT_ONCE`.
 
     Each row is complete at once, because a block looks at all events of its items: nothing has to be merged later.
@@ -110,10 +109,8 @@ def _count(items: Int32, users: Int32, events: Int64, block: tuple[int, int], pa
     inside &= users[partners] == users[events, None]
     weights = np.broadcast_to(pairing.weights, partners.shape)[inside]
     rows = np.broadcast_to((items[events] - block[0])[:, None], partners.shape)[inside]
-    n_items = int(items.max(initial=0)) + 1
-    counts = sparse.coo_matrix((weights, (rows, items[partners[inside]])), shape=(block[1] - block[0], n_items)).tocsr()
-    counts.sort_indices()
-    return counts
+    shape = (block[1] - block[0], int(items.max(initial=0)) + 1)
+    return sparse.coo_matrix((weights, (rows, items[partners[inside]])), shape=shape).tocsr()  # sums, sorts
 
 
 def _largest(offsets: npt.NDArray[np.integer], weights: Float32, most: int) -> npt.NDArray[np.bool_]:

@@ -80,19 +80,19 @@ class CatalogueScorer:
             for rows in self._blocks(cases):
                 places, offsets = ranges(cases.target_offsets[rows], cases.target_offsets[rows + 1])
                 targets = self._items(cases.targets[places], offsets)
-                scores = self.model.scores(self._histories(cases, rows)).float()
-                found = topk.rank_and_top(scores, targets, self._seen(cases, rows) if filter_seen else None, known, k)
+                seen = self._seen(cases, rows) if filter_seen else None
+                found = topk.rank_and_top(self._scores(cases, rows), targets, seen, known, k)
                 ranks[places] = found[0].cpu().numpy()
                 top[rows] = found[1].cpu().numpy()
         return ranks, top
 
     def _blocks(self, cases: Cases) -> Iterator[Int64]:
-        """Yield rows of cases with histories of like length, shortest first, within the limits on events and scores."""
+        """Yield rows of cases, shortest histories first and equal ones together, within the limits of a block."""
         lengths = cases.history_end - cases.history_start
         if self.window is not None:
             lengths = np.minimum(lengths, self.window)
-        order = np.argsort(lengths, kind="stable")
-        tokens = np.concatenate([[0], np.cumsum(lengths[order])])
+        order = np.lexsort((cases.history_end, lengths))
+        tokens = np.concatenate([[0], np.cumsum(np.where(_repeats(cases, order), 0, lengths[order]))])
         most = topk.rows_per_block(len(self.model.known))
         start = 0
         while start < len(order):
@@ -101,8 +101,14 @@ class CatalogueScorer:
             yield order[start:stop]
             start = stop
 
-    def _histories(self, cases: Cases, rows: Int64) -> Histories:
-        return gather(self.dataset, *cases.events(rows, self.window)).to(self.device)
+    def _scores(self, cases: Cases, rows: Int64) -> Tensor:
+        """Score cases (B, V), each distinct history once: where histories stand still, a user's cases share one."""
+        fresh = ~_repeats(cases, rows)
+        histories = gather(self.dataset, *cases.events(rows[fresh], self.window)).to(self.device)
+        scores = self.model.scores(histories).float()
+        if fresh.all():
+            return scores
+        return scores[torch.from_numpy(np.cumsum(fresh) - 1).to(self.device)]
 
     def _seen(self, cases: Cases, rows: Int64) -> Jagged:
         events, offsets = cases.events(rows, None)
@@ -130,6 +136,14 @@ def top_for(
     with _scoring(model, histories.items.device, precision):
         scores = model.scores(histories).float()
         return topk.top_of(scores, k, model.known, excluded, candidates)
+
+
+def _repeats(cases: Cases, rows: Int64) -> npt.NDArray[np.bool_]:
+    """Mark the rows whose history is that of the row before; all empty histories are the same."""
+    start, end = cases.history_start[rows], cases.history_end[rows]
+    same = (start[1:] == start[:-1]) & (end[1:] == end[:-1])
+    empty = start == end
+    return np.concatenate([[False], same | (empty[1:] & empty[:-1])])[: len(rows)]
 
 
 @contextmanager

@@ -23,7 +23,7 @@ Jagged = tuple[Tensor, Tensor]
 UNKNOWN_SCORE = torch.finfo(torch.float32).min
 """The score that a listed item gets of which the model knows nothing."""
 
-BLOCK_BYTES = 16 * 2**20
+BLOCK_BYTES = 8 * 2**20
 """Scores of this size are in memory at once."""
 
 _OUT = -math.inf  # marks what is no candidate
@@ -104,7 +104,7 @@ def top_k(
     step = block or rows_per_block(len(queries))
     if known is None:
         known = torch.ones(size, dtype=torch.bool, device=table.device)
-    best = torch.full((len(queries), k), _NOTHING, device=queries.device)
+    best = torch.full((len(queries), k), _NOTHING, dtype=torch.int64, device=queries.device)
     for start in range(0, size, step):
         stop = min(start + step, size)
         products = (queries @ table[start:stop].T).float()
@@ -188,7 +188,7 @@ def _best(board: Tensor, k: int, first: int = 0) -> Tensor:
 def _largest(keys: Tensor, k: int) -> Tensor:
     """Return the k largest keys of each row, largest first, short rows filled up with the key of (-inf, 0)."""
     found = keys.topk(min(k, keys.shape[1]), dim=1).values
-    return torch.nn.functional.pad(found, (0, k - found.shape[1]), value=_NOTHING)
+    return torch.cat([found, keys.new_full((len(keys), k - found.shape[1]), _NOTHING)], dim=1)
 
 
 def _pack(scores: Tensor, indexes: Tensor) -> Tensor:
