@@ -53,9 +53,9 @@ def demo(
 
     Example: `regard demo`
     """
-    from regard import pipeline, show
+    from regard.demo import demo as walk
 
-    pipeline.demo(folder, out, quiet=quiet)
+    walk(folder, out, quiet=quiet)
 
 
 @app.command()
@@ -88,19 +88,17 @@ def prepare(
     Example: `regard prepare clicks.csv --user visitor --item product --time when --out shop`
     """
     from regard import pipeline, show
+    from regard.data.sources import Columns, ItemColumns, ItemSource
 
     if dataset is None:
         raise InputError("expected --out FOLDER: where the dataset should be written")
-    columns = {"user": user, "item": item, "time": time, "behaviour": behaviour, "label": label, "context": context}
-    table = {"path": items, "id": item_id, "title": title, "text": text, "attributes": attribute}
+    table = ItemColumns(item_id, title, text, tuple(attribute or ()))
     built = pipeline.prepare(
         sources or [],
         dataset,
-        columns={name: value for name, value in columns.items() if value},
-        items={name: value for name, value in table.items() if value},
-        separator=separator,
-        encoding=encoding,
-        time_kind=time_kind,
+        columns=Columns(user, item, time, behaviour, label, tuple(context or ())),
+        items=ItemSource(str(items), table) if items else None,
+        reading=pipeline.Reading(separator, encoding, time_kind),
         config=config,
     )
     show.inspection(built, out, as_json=as_json)
@@ -124,14 +122,12 @@ def inspect(
     Example: `regard inspect shop --verify`
     """
     from regard import pipeline, show
+    from regard.data.sources import Columns
 
-    columns = {"user": user, "item": item, "time": time, "behaviour": behaviour}
     found = pipeline.inspect(
         source,
-        columns={name: value for name, value in columns.items() if value},
-        separator=separator,
-        encoding=encoding,
-        time_kind=time_kind,
+        columns=Columns(user, item, time, behaviour),
+        reading=pipeline.Reading(separator, encoding, time_kind),
         verify=verify,
     )
     show.inspection(found, out, as_json=as_json)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import pyarrow as pa
@@ -17,14 +17,20 @@ from rich.console import Console
 
 from regard.config import Settings
 from regard.data.batches import TrainingBatches
+from regard.data.describe import describe
+from regard.data.events import EventLog
+from regard.data.items import read_items
+from regard.data.sources import Columns, ItemSource, Recipe
 from regard.data.split import Cases, Part, Split, make_split, resolve_seen
+from regard.data.store import KIND as DATASET
 from regard.data.store import Dataset
+from regard.data.times import TimeKind
 from regard.errors import InputError, ProtocolError, SettingsError, StorageError, nearest
 from regard.evaluate.compare import compare as compare_results
 from regard.evaluate.protocol import Scorer, quick
 from regard.evaluate.protocol import evaluate as measure
 from regard.evaluate.result import Result
-from regard.manifest import check_free, new_file, read_json, write_json
+from regard.manifest import check_free, damaged_files, new_file, read_json, write_json
 from regard.model.baseline import BASELINES
 from regard.model.models import build, check_name
 from regard.model.popular import Baseline
@@ -89,6 +95,59 @@ class Protocol:
 def settings_from(config: Path | None, assignments: Sequence[str]) -> Settings:
     """Settings of a file, or the defaults, with `section.key=value` assignments on top."""
     return Settings.read(config, assignments) if config else Settings().changed(assignments)
+
+
+def prepare(
+    sources: Sequence[str],
+    out: Path,
+    *,
+    columns: Columns | None = None,
+    items: ItemSource | None = None,
+    reading: Reading | None = None,
+    config: Path | None = None,
+) -> dict[str, Any]:
+    """Read sources, or what a `data.toml` lists, into a dataset at `out`; return its description."""
+    check_free(out, DATASET)
+    recipe = Recipe.read(config) if config else None
+    if bool(sources) == bool(recipe):
+        raise InputError("expected sources of events or --config data.toml, not both and not neither")
+    log = _read(recipe or list(sources), columns, reading, out.absolute().parent)
+    beside = (recipe.items if recipe else None) or items
+    return describe(Dataset.build(log, out, read_items(beside) if beside else None))
+
+
+def inspect(
+    source: str, *, columns: Columns | None = None, reading: Reading | None = None, verify: bool = False
+) -> dict[str, Any]:
+    """Describe a dataset folder, or a log as it would be read; `verify` checks the content of every file."""
+    if Path(source).is_dir():
+        if verify and (damaged := damaged_files(source, DATASET)):
+            raise StorageError(f"{source}: the content of {', '.join(damaged)} has changed; prepare the dataset again")
+        return describe(Dataset.open(source)) | ({"verified": True} if verify else {})
+    if verify:
+        raise InputError(f"--verify is for a dataset folder, and {source} is none")
+    return describe(Dataset.build(_read([source], columns, reading), None))
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What overrules the guesses about a file."""
+
+    separator: str | None = None
+    encoding: str | None = None
+    time_kind: str | None = None
+
+
+def _read(source: Any, columns: Columns | None, reading: Reading | None, workspace: Path | None = None) -> EventLog:
+    told = reading or Reading()
+    return EventLog.read(
+        source,
+        columns,
+        separator=told.separator,
+        encoding=told.encoding,
+        time_kind=cast(TimeKind | None, told.time_kind),
+        workspace=workspace,
+    )
 
 
 def train(
