@@ -89,7 +89,7 @@ def _separator(text: Text, lines: list[str], wanted: Sequence[str]) -> str:
         rows = _rows(lines, separator, _is_quoted(text, lines, separator))
         width, count = Counter(len(row) for _, row in rows).most_common(1)[0] if rows else (0, 0)
         named = sum(name in rows[0][1] for name in wanted) if rows else 0
-        if width > 1 and (named or count >= _REGULAR * len(rows)):
+        if (named and len(rows[0][1]) > 1) or (width > 1 and count >= _REGULAR * len(rows)):
             found.append((named + count / len(rows), separator))
     if not found:
         shown = lines[0] if len(lines[0]) <= 60 else lines[0][:60] + "…"

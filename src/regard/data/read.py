@@ -23,6 +23,7 @@ from regard.data.text import Text, mended, open_text
 from regard.errors import InputError, nearest
 
 _FLOATS = re.compile(r"FLOAT|DOUBLE|DECIMAL\(\d+,[1-9]")
+_IDS = ("user", "item", "id")
 _NESTED = re.compile(r".*\]$|STRUCT|MAP|UNION|LIST")
 Wanted = Mapping[str, str | None]  # our name of a field -> the column that holds it
 SHOWN = 5  # row numbers given with a reason for refusal
@@ -112,9 +113,9 @@ class TextInput:
             "store_rejects": "true",
         }
         lines = f"read_csv({quote(str(self.text.source))}, {', '.join(f'{k}={v}' for k, v in options.items())})"
+        index = {key: column and column_of(column, self.names, self.shown) for key, column in wanted.items()}
         if json:
             return _select_json(lines, wanted)
-        index = {key: column and column_of(column, layout.names, self.shown) for key, column in wanted.items()}
         chosen = (f"{'NULL' if at is None else f'f{at}'}::VARCHAR AS {name(key)}" for key, at in index.items())
         return f"SELECT {', '.join(chosen)}, false AS broken FROM {lines}"
 
@@ -163,12 +164,13 @@ class TableInput:
         found = run(connection, f"DESCRIBE SELECT * FROM {relation}", shown).fetchall()
         self.names: tuple[str, ...] = tuple(row[0] for row in found)
         self.types: tuple[str, ...] = tuple(row[1] for row in found)
-        self._rounded: list[str] = []
+        self._rounded: list[str | None] = []
 
     def load(
         self, connection: duckdb.DuckDBPyConnection, into: str, wanted: Wanted, native: Sequence[str] = ()
     ) -> Loaded:
         """Load with every value as the text that a person would write."""
+        self._rounded = [column for key, column in wanted.items() if key in _IDS and self._is_float(column)]
         chosen = [f"{self._value(column, key in native)} AS {name(key)}" for key, column in wanted.items()]
         selection = f"SELECT {', '.join(chosen)}, false AS broken FROM {self.relation}"
         return Loaded(run(connection, f"{into}({selection})", self.shown).fetchall()[0][0])
@@ -182,8 +184,7 @@ class TableInput:
             return value
         if _NESTED.match(kind):
             raise InputError(f"{self.shown}: column {column!r} holds {kind} values; expected text, numbers or dates")
-        if _FLOATS.match(kind):
-            self._rounded.append(column)
+        if self._is_float(column):
             whole = f"isfinite({value}::DOUBLE) AND {value} = trunc({value}) AND abs({value}) < 1e18"
             return (
                 f"CASE WHEN isnan({value}::DOUBLE) THEN NULL WHEN {whole} THEN {value}::HUGEINT::VARCHAR "
@@ -201,12 +202,15 @@ class TableInput:
 
     def facts(self) -> dict[str, Any]:
         """Return the format, and the columns whose floating-point numbers were read as integers where whole."""
-        return {"format": self.kind} | ({"floats_read_as_integers": self._rounded} if self._rounded else {})
+        rounded = ", ".join(str(column) for column in self._rounded)
+        return {"format": self.kind} | ({"floats_read_as_integers": rounded} if rounded else {})
+
+    def _is_float(self, column: str | None) -> bool:
+        return column is not None and bool(_FLOATS.match(self.types[column_of(column, self.names, self.shown)]))
 
 
 def open_inputs(connection: duckdb.DuckDBPyConnection, source: Source | ItemSource, workspace: Path) -> list[Input]:
     """Open the files or the table of a source: formats and layouts are found out, nothing is loaded yet."""
-    header = not numbered(source.columns)
     if not isinstance(source.path, (str, Path, list, tuple)):
         relation = f"given_{len(connection.execute('SHOW TABLES').fetchall())}"
         connection.register(relation, as_table(source.path))
@@ -221,8 +225,12 @@ def open_inputs(connection: duckdb.DuckDBPyConnection, source: Source | ItemSour
             inputs.append(TableInput(connection, reader, str(file), "Parquet"))
             continue
         text = open_text(file, source.encoding, workspace)
+        header = not numbered(source.columns)
         layout = find_layout(text, source.separator, header=header, wanted=named(source.columns))
         inputs.append(TextInput(replace(text, source=_plain(text.source, workspace)), layout, workspace))
+    json = [one for one in inputs if isinstance(one, TextInput) and one.layout.kind == "json"]
+    for one in json:  # a key may be rare, so what one file has counts for all
+        one.names = tuple(dict.fromkeys(key for other in json for key in other.names))
     return inputs
 
 

@@ -19,6 +19,7 @@ from regard.errors import InputError
 from regard.manifest import writing
 
 _CHUNK = 1 << 22
+_KEEP = "surrogateescape"  # broken bytes pass through a copy as they are, and DuckDB refuses their lines
 _MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
 _FOREIGN = {
     b"PAR1": "a damaged Parquet file",
@@ -47,10 +48,10 @@ class Text:
     quotes: bool
     stray: tuple[int, ...] = ()
 
-    def lines(self) -> Iterator[str]:
-        """Yield the lines without their ends; bytes that are not UTF-8 are replaced."""
+    def lines(self, errors: str = "replace") -> Iterator[str]:
+        """Yield the lines without their ends; `errors` says what becomes of bytes that are not UTF-8."""
         stream = _stream(self.source, self.compression)
-        with io.TextIOWrapper(stream, "utf-8-sig", "replace", newline="\n") as text:
+        with io.TextIOWrapper(stream, "utf-8-sig", errors, newline="\n") as text:
             for line in text:
                 yield line.rstrip("\r\n")
 
@@ -73,8 +74,8 @@ def mended(text: Text, separator: str, workspace: Path) -> Text:
     """Blank the lines whose quote never closes, so that each costs one line instead of all that follow."""
     stray: list[int] = []
     target = _new_file(workspace)
-    with writing(target), target.open("w", encoding="utf-8", newline="\n") as out:
-        for number, lines in records(text.lines(), separator):
+    with writing(target), target.open("w", encoding="utf-8", errors=_KEEP, newline="\n") as out:
+        for number, lines in records(text.lines(_KEEP), separator):
             stray += [] if lines else [number]
             out.writelines(f"{line}\n" for line in (lines or [""]))
     return replace(text, source=target, compression="none", stray=tuple(stray))
@@ -179,10 +180,9 @@ def _codec(encoding: str, path: Path) -> str:
 def _rewritten(text: Text, workspace: Path) -> Text:
     """Copy a text as UTF-8 with plain line ends; what cp1252 does not define stays as latin-1 has it."""
     target = _new_file(workspace)
-    errors = {"utf-8": "surrogateescape", "cp1252": "latin-1-rest"}.get(text.encoding, "strict")
+    errors = {"utf-8": _KEEP, "cp1252": "latin-1-rest"}.get(text.encoding, "strict")
     source = io.TextIOWrapper(_stream(text.path, text.compression), text.encoding, errors, newline=None)
-    keep = "surrogateescape" if text.encoding == "utf-8" else "strict"
-    with source, writing(target), target.open("w", encoding="utf-8", errors=keep, newline="\n") as out:
+    with source, writing(target), target.open("w", encoding="utf-8", errors=_KEEP, newline="\n") as out:
         while chunk := source.read(_CHUNK):
             out.write(chunk)
     return replace(text, source=target, compression="none")
