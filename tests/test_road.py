@@ -18,7 +18,16 @@ import pytest
 from regard.cli import main
 from regard.data.sample import make_shop
 
-TINY = ["--set", "model.width=16", "--set", "model.blocks=1", "--set", "train.epochs=2", "--set", "train.batch_tokens=512"]
+TINY = [
+    "--set",
+    "model.width=16",
+    "--set",
+    "model.blocks=1",
+    "--set",
+    "train.epochs=2",
+    "--set",
+    "train.batch_tokens=512",
+]
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -146,7 +155,9 @@ def test_recommend_obeys_candidates_exclude_and_the_seen_rule(road: Path, regard
     assert "self-attention" in printed
 
 
-def test_many_users_go_to_one_parquet_file_and_agree_with_one_by_one(road: Path, regard: Command, tmp_path: Path) -> None:
+def test_many_users_go_to_one_parquet_file_and_agree_with_one_by_one(
+    road: Path, regard: Command, tmp_path: Path
+) -> None:
     users = sorted(set(csv.read_csv(road / "events.csv")["user"].to_pylist()))[:7]
     (tmp_path / "users.txt").write_text("\n".join([*users, "nobody"]) + "\n")
     out = tmp_path / "recs.parquet"
@@ -191,7 +202,9 @@ def test_a_run_needs_no_dataset_for_live_histories(road: Path, regard: Command) 
         hidden.rename(road / "shop")
 
 
-def test_retraining_replaces_a_run_only_when_the_new_one_is_complete(road: Path, regard: Command, tmp_path: Path) -> None:
+def test_retraining_replaces_a_run_only_when_the_new_one_is_complete(
+    road: Path, regard: Command, tmp_path: Path
+) -> None:
     out = tmp_path / "run"
     assert regard("train", road / "shop", "--split", "time:0.9", *TINY, "--out", out, "--quiet")[0] == 0
     weights = (out / "weights.safetensors").read_bytes()
@@ -203,7 +216,9 @@ def test_retraining_replaces_a_run_only_when_the_new_one_is_complete(road: Path,
     assert "diverged" in said
     assert (out / "weights.safetensors").read_bytes() == weights
     assert regard("recommend", out, "--history", "x")[0] == 0
-    again = regard("train", road / "shop", "--split", "time:0.9", *TINY, "--out", out, "--quiet", "--set", "train.seed=5")
+    again = regard(
+        "train", road / "shop", "--split", "time:0.9", *TINY, "--out", out, "--quiet", "--set", "train.seed=5"
+    )
     assert again[0] == 0
     assert (out / "weights.safetensors").read_bytes() != weights
 
@@ -237,7 +252,11 @@ MISTAKES: list[tuple[str, list[str], str]] = [
     ("one run to compare", ["compare", "runs/first"], "at least two"),
     ("unknown user", ["recommend", "runs/first", "--user", "nobody"], "nobody"),
     ("neither user nor history", ["recommend", "runs/first"], "either a user or a history"),
-    ("no known candidate", ["recommend", "runs/first", "--history", "a", "--candidates", "b"], "none of the candidates"),
+    (
+        "no known candidate",
+        ["recommend", "runs/first", "--history", "a", "--candidates", "b"],
+        "none of the candidates",
+    ),
     ("k below one", ["recommend", "runs/first", "--history", "a", "-k", "0"], "at least 1"),
     ("users without out", ["recommend", "runs/first", "--users", "events.csv"], "--out"),
     ("users file that is missing", ["recommend", "runs/first", "--users", "gone", "--out", "o.parquet"], "gone"),
@@ -246,7 +265,11 @@ MISTAKES: list[tuple[str, list[str], str]] = [
     ("vectors of a model without them", ["vectors", "runs/floor", "--out", "v.parquet"], "no item vectors"),
     ("a missing file", ["prepare", "gone.csv", "--out", "x"], "gone.csv"),
     ("a folder as a log", ["prepare", "runs", "--out", "x"], "runs"),
-    ("a wrong column", ["prepare", "events.csv", "--user", "usr", "--item", "item", "--out", "x"], "did you mean 'user'"),
+    (
+        "a wrong column",
+        ["prepare", "events.csv", "--user", "usr", "--item", "item", "--out", "x"],
+        "did you mean 'user'",
+    ),
     ("nothing to prepare", ["prepare", "--out", "x"], "source"),
     ("missing settings file", ["train", "shop", "--config", "gone.toml", "--out", "x"], "gone.toml"),
 ]
@@ -266,7 +289,9 @@ def test_a_mistake_ends_in_one_clear_line(
     assert sorted(path.name for path in road.iterdir()) == before, "nothing half-written"
 
 
-@pytest.mark.parametrize("words", [["train", "shop", "--model", "popular", "--out"], ["prepare", "events.csv", "--out"]])
+@pytest.mark.parametrize(
+    "words", [["train", "shop", "--model", "popular", "--out"], ["prepare", "events.csv", "--out"]]
+)
 def test_a_full_disk_is_told_and_leaves_the_earlier_output(
     road: Path, regard: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, words: list[str]
 ) -> None:

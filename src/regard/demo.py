@@ -34,7 +34,11 @@ SETTINGS = Settings.of(
 
 def demo(folder: Path, console: Console, *, quiet: bool = False) -> None:
     """Generate the shop, prepare, train, evaluate beside baselines and oracle, recommend for one person."""
-    say = (lambda _: None) if quiet else lambda text: console.print(text, highlight=False)
+
+    def say(text: str) -> None:
+        if not quiet:
+            console.print(text, highlight=False)
+
     say(
         "[bold]1. A small shop[/], generated: users with drifting taste, and purchases that call for an accessory later"
     )

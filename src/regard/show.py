@@ -47,7 +47,9 @@ def inspection(told: Mapping[str, Any], console: Console, *, as_json: bool) -> N
     console.print(table, highlight=False)
     for reason, rows in refused.items():
         first = ", ".join(map(str, rows["first_rows"]))
-        console.print(f"refused: {rows['count']:,} × {reason}, first in rows {first}", style="yellow", highlight=False)
+        console.print(
+            f"refused: {rows['count']:,} times: {reason}, first in rows {first}", style="yellow", highlight=False
+        )
     for note in report.get("notes", []):
         console.print(f"note: {note}", style="yellow", markup=False, highlight=False)
     if told.get("verified"):

@@ -6,9 +6,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from reference import attend_row_by_row
 from torch import Tensor, nn
 
+from reference import attend_row_by_row
 from regard.model.attend import Normalize, attend
 from regard.model.attention import SelfAttention
 

@@ -45,7 +45,8 @@ def rows(batch: Histories, start: int, stop: int, drop: int = 0) -> Histories:
     begin, end = int(batch.offsets[start]), int(batch.offsets[stop]) - drop
     offsets = batch.offsets[start : stop + 1] - begin
     offsets[-1] -= drop
-    cut: list[Tensor] = [column[begin:end] for column in (batch.items, batch.behaviours, batch.times)]  # type: ignore[index]
+    columns = (batch.items, batch.behaviours, batch.times)
+    cut: list[Tensor] = [column[begin:end] for column in columns if column is not None]
     return Histories(cut[0], offsets, cut[1], cut[2])
 
 
@@ -55,7 +56,9 @@ def test_batch_is_one_by_one(form: dict[str, object]) -> None:
     together = model.scores(batch)
     assert together.shape == (6, ITEMS + 1)
     for row in range(len(batch)):
-        torch.testing.assert_close(together[row : row + 1], model.scores(rows(batch, row, row + 1)), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(
+            together[row : row + 1], model.scores(rows(batch, row, row + 1)), atol=1e-5, rtol=1e-4
+        )
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -74,7 +77,7 @@ def test_asking_for_weights_changes_nothing(form: dict[str, object]) -> None:
     fast, _ = model.encoder(model.embedding(batch), batch.offsets)
     slow, weights = model.encoder(model.embedding(batch), batch.offsets, return_weights=True)
     torch.testing.assert_close(fast, slow, atol=1e-5, rtol=1e-4)
-    assert [tuple(share.shape) for share in weights[0]][0] == (5, 5, model.encoder.blocks[0].attention.heads)
+    assert tuple(weights[0][0].shape) == (5, 5, model.encoder.blocks[0].attention.heads)
     assert weights[0][1].numel() == 0
     torch.testing.assert_close(weights[-1][0].sum(1), torch.ones(5, weights[-1][0].shape[2]))
 
