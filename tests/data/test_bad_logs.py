@@ -174,6 +174,13 @@ def test_bad_tables(given, message):
     one_line(caught.value)
 
 
+@pytest.mark.parametrize("separator", ["::::::", "\n", 'a"'])
+def test_bad_separator(separator, tmp_path):
+    (tmp_path / "log.csv").write_bytes(GOOD)
+    with pytest.raises(InputError, match="expected a separator of one to four bytes"):
+        EventLog.read(tmp_path / "log.csv", separator=separator)
+
+
 def test_sources_that_do_not_go_together(tmp_path):
     table = pa.table({"user": ["a"], "item": ["x"], "time": [1_511_658_000], "n": [1]})
     timed, bare = Columns("user", "item", "time"), Columns("user", "item")

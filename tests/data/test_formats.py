@@ -205,6 +205,13 @@ def test_streams_that_can_be_read_once():
         assert content(Dataset.build(EventLog.read(stream, COLUMNS), None)) == expected(SECONDS)
 
 
+@pytest.mark.parametrize(("given", "used"), [("\\t", "\t"), ("~", "~"), ("§", "§"), ("-|-", "-|-"), (" ", " ")])
+def test_any_separator(given, used, tmp_path):
+    (tmp_path / "log.txt").write_text(joined([["user", "item"], ["a", "x"], ["b,c", "y;z"]], used), encoding="utf-8")
+    log = EventLog.read(tmp_path / "log.txt", separator=given)
+    assert (log.users.ids([1, 2]), log.items.ids([1, 2])) == (["a", "b,c"], ["x", "y;z"])
+
+
 def test_globs_lists_and_mixtures_make_one_log(tmp_path):
     for part in range(3):
         rows = SECONDS[part * 2 : part * 2 + 2] if part < 2 else SECONDS[4:]

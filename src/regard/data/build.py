@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -44,17 +45,16 @@ def lay_out(log: EventLog, items: pa.Table | None, folder: Path | None) -> Conte
         for name, content in tables.items():
             with pa.OSFile(str(folder / f"{name}.arrow"), "wb") as sink, pa.ipc.new_file(sink, content.schema) as out:
                 out.write_table(content.combine_chunks())
+    meaning = {"time_kind": log.time_kind, "behaviours": list(log.behaviours), "context": list(log.context_values)}
     manifest = {
         "made_by": {"regard": version("regard"), "sources": [source.described() for source in log.sources]},
-        "time_kind": log.time_kind,
+        **meaning,
         "counts": {"users": len(log.users), "items": len(catalogue), "events": len(arrays["item"])},
-        "behaviours": list(log.behaviours),
-        "context": list(log.context_values),
         "arrays": list(arrays),
         "vocabularies": list(vocabularies),
         "item_table": table is not None,
         "report": log.report | _repeats(arrays) | _coverage(log.items, catalogue, items),
-        "fingerprint": _fingerprint(arrays, tables),
+        "fingerprint": _fingerprint(meaning, arrays, tables),
     }
     return Content(arrays, vocabularies, table, manifest)
 
@@ -143,9 +143,9 @@ def _coverage(seen: Vocabulary, catalogue: Vocabulary, items: pa.Table | None) -
     return {"items": item_report(items) | report}
 
 
-def _fingerprint(arrays: dict[str, np.ndarray], tables: dict[str, pa.Table]) -> str:
+def _fingerprint(meaning: dict[str, Any], arrays: dict[str, np.ndarray], tables: dict[str, pa.Table]) -> str:
     """Hash the content: the same events, ids and item table have the same fingerprint wherever they lie."""
-    digest = hashlib.blake2b(digest_size=16)
+    digest = hashlib.blake2b(json.dumps(meaning).encode(), digest_size=16)
     for part in _bytes(arrays, tables):
         digest.update(part)
     return digest.hexdigest()

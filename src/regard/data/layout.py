@@ -54,9 +54,10 @@ def find_layout(text: Text, separator: str | None, *, header: bool, wanted: Sequ
         raise InputError(f"{text.path} is empty")
     if not separator and first.lstrip()[0] in "{[":
         return _json_layout(text, lines, first)
-    if separator == "\\t":
-        separator = "\t"
-    separator = separator or _separator(text, lines, wanted if header else ())
+    if separator:
+        separator = _checked(separator)
+    else:
+        separator = _separator(text, lines, wanted if header else ())
     quoted = _is_quoted(text, lines, separator)
     rows = _rows(lines, separator, quoted)
     if not header:
@@ -64,6 +65,14 @@ def find_layout(text: Text, separator: str | None, *, header: bool, wanted: Sequ
         return Layout("delimited", tuple(str(n) for n in range(1, width + 1)), separator, quoted)
     skip, names = rows[0]
     return Layout("delimited", tuple(name.strip() for name in names), separator, quoted, skip)
+
+
+def _checked(separator: str) -> str:
+    """Return a given separator; backslash t means a tab, as shells make that hard to type."""
+    separator = "\t" if separator == "\\t" else separator
+    if len(separator.encode()) > 4 or set(separator) & set('"\r\n'):
+        raise InputError(f"expected a separator of one to four bytes without quotes or line ends; got {separator!r}")
+    return separator
 
 
 def _json_layout(text: Text, lines: list[str], first: str) -> Layout:

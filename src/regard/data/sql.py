@@ -34,6 +34,8 @@ def connect(workspace: Path) -> duckdb.DuckDBPyConnection:
 def _our_words(what: str) -> Iterator[None]:
     try:
         yield
+    except (duckdb.ParserException, duckdb.BinderException, duckdb.CatalogException):
+        raise  # our own mistake, not the user's
     except (duckdb.Error, pa.ArrowException) as error:
         if isinstance(error, duckdb.OutOfMemoryException) or "No space left" in str(error):
             raise StorageError(f"cannot take in {what}: memory and disk are full ({_first_line(error)})") from None

@@ -41,7 +41,7 @@ class Clock:
         """SQL of the stored BIGINT; meaningless where `refusal` is not NULL."""
         return {
             "": "NULL::BIGINT",
-            "row": "rowid::BIGINT",
+            "row": "raw.rowid::BIGINT",
             "iso": _STAMP,
             "integer": _WHOLE,
             "s": f"TRY_CAST(round({_NUMBER} * 1e6) AS BIGINT)",
