@@ -13,7 +13,7 @@ from typing import Any
 import duckdb
 
 from regard.data.checks import LABEL, Piece, check
-from regard.data.guess import guess_columns, unused_time
+from regard.data.guess import guess_columns, looks_like_header, unused_time
 from regard.data.read import open_inputs
 from regard.data.sources import Columns, Recipe, Source, as_sources, check_distinct
 from regard.data.sql import connect, name, quote, run, table
@@ -103,7 +103,7 @@ class EventLog:
             sources[at] = _load(connection, sources, at, pieces, folder)
         clocks, report = check(connection, sources, pieces, time_kind)
         log = cls(connection, sources, clocks)
-        log.report = report | {"notes": [*_notes(sources, pieces), *log._odd_ids()]}
+        log.report = report | {"notes": [*_unused(sources, pieces), *log._headers(pieces), *log._odd_ids()]}
         return log
 
     def _encode(self, field: str) -> Vocabulary:
@@ -133,6 +133,14 @@ class EventLog:
         )
         for done in ("raw", "code_user", "code_item", *(f"code_{field}" for field in coded)):
             self.connection.execute(f"DROP TABLE {done}")
+
+    def _headers(self, pieces: list[Piece]) -> Iterator[str]:
+        firsts = {piece.first: piece for piece in pieces if piece.rows and piece.input.names[0] == "1"}
+        query = 'SELECT row, "user", item FROM events WHERE list_contains(?, row)'
+        for row, user, item in self.connection.execute(query, [list(firsts)]).fetchall() if firsts else ():
+            if looks_like_header(self.users.id(user), self.items.id(item)):
+                shown = firsts[row].input.shown
+                yield f"{shown}: its first line looks like a header, but columns given by number mean that it has none"
 
     def _odd_ids(self) -> Iterator[str]:
         for what, ids in (("user", self.users), ("item", self.items)):
@@ -176,8 +184,7 @@ def _load(
     return replace(source, columns=columns)
 
 
-def _notes(sources: list[Source], pieces: list[Piece]) -> Iterator[str]:
-    """Say what a person should know about the columns."""
+def _unused(sources: list[Source], pieces: list[Piece]) -> Iterator[str]:
     for at, source in enumerate(sources):
         one = next(piece.input for piece in pieces if piece.source == at)
         unused = unused_time(source.columns, one.names)

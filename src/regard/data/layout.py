@@ -14,11 +14,11 @@ from regard.data.records import records
 from regard.data.text import Text
 from regard.errors import InputError
 
-_SEPARATORS = ("\t", ",", ";", "|", "::", "\x01", "\x1f", " ")
+_SEPARATORS = ("\t", ",", ";", "|", "::", "\x01", "\x1f")
 _NAMES = {"\t": "tab", " ": "space", "\x01": "\\x01", "\x1f": "\\x1f"}
 _SAMPLE = 2000  # lines
 _LONGEST = 1 << 22  # characters of the sample
-_REGULAR = 0.9  # share of lines that must have equally many fields for a separator to be believed
+_REGULAR = 0.5  # more than this share of lines must have equally many fields for a separator to be believed
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,7 @@ def find_layout(text: Text, separator: str | None, *, header: bool, wanted: Sequ
         raise InputError(f"{text.path} is empty")
     if not separator and first.lstrip()[0] in "{[":
         return _json_layout(text, lines, first)
-    if separator:
-        separator = _checked(separator)
-    else:
-        separator = _separator(text, lines, wanted if header else ())
+    separator = _checked(separator) if separator else _separator(text, lines, wanted if header else ())
     quoted = _is_quoted(text, lines, separator)
     rows = _rows(lines, separator, quoted)
     if not header:
@@ -92,18 +89,25 @@ def _json_layout(text: Text, lines: list[str], first: str) -> Layout:
 
 
 def _separator(text: Text, lines: list[str], wanted: Sequence[str]) -> str:
-    """Choose the separator that cuts the most lines into equally many fields, at least two."""
-    found: list[tuple[float, str]] = []
-    for separator in _SEPARATORS:
-        rows = _rows(lines, separator, _is_quoted(text, lines, separator))
-        width, count = Counter(len(row) for _, row in rows).most_common(1)[0] if rows else (0, 0)
-        named = sum(name in rows[0][1] for name in wanted) if rows else 0
-        if (named and len(rows[0][1]) > 1) or (width > 1 and count >= _REGULAR * len(rows)):
-            found.append((named + count / len(rows), separator))
-    if not found:
-        shown = lines[0] if len(lines[0]) <= 60 else lines[0][:60] + "…"
-        raise InputError(f"{text.path}: cannot tell what separates its columns; give the separator (line 1: {shown!r})")
-    return max(found, key=lambda one: one[0])[1]
+    """Choose the separator that cuts the most lines into equally many fields; a space only where no other does."""
+    for separators in (_SEPARATORS, (" ",)):
+        trust = {one: _trust(text, lines, one, wanted) for one in separators}
+        best = max(separators, key=lambda one: trust[one])
+        if trust[best]:
+            return best
+    shown = lines[0] if len(lines[0]) <= 60 else lines[0][:60] + "…"
+    raise InputError(f"{text.path}: cannot tell what separates its columns; give the separator (line 1: {shown!r})")
+
+
+def _trust(text: Text, lines: list[str], separator: str, wanted: Sequence[str]) -> float:
+    """Return the share of lines with the most frequent width, plus one for every wanted name in the header; or 0."""
+    rows = [row for _, row in _rows(lines, separator, _is_quoted(text, lines, separator))]
+    if not rows:
+        return 0.0
+    width, count = Counter(map(len, rows)).most_common(1)[0]
+    named = sum(name in rows[0] for name in wanted) if len(rows[0]) > 1 else 0
+    regular = width > 1 and count > _REGULAR * len(rows)
+    return named + count / len(rows) if named or regular else 0.0
 
 
 def _is_quoted(text: Text, lines: list[str], separator: str) -> bool:

@@ -181,7 +181,8 @@ _TABLES: dict[str, type[Section]] = {"source": _SourceTable, "items": _ItemsTabl
 
 def _first(error: ValidationError) -> str:
     """Say the first thing that is wrong, with the nearest known key where a key is unknown."""
-    first = error.errors()[0]
+    errors = error.errors()
+    first = next((one for one in errors if one["type"] == "extra_forbidden"), errors[0])
     keys = [str(part) for part in first["loc"] if not isinstance(part, int)]
     if first["type"] != "extra_forbidden":
         return f"{'.'.join(keys)}: {first['msg'].lower()}; got {first['input']!r}"
