@@ -213,3 +213,26 @@ def covisit_scores(history, weights, decay, newest):
         for neighbour, weight in weights.get(item, {}).items():
             own[neighbour] = own.get(neighbour, 0.0) + weight * (1 + age) ** -decay
     return own
+
+
+# --- event logs -------------------------------------------------------------------------------------------------------
+# A row is (user, item, time, behaviour, label, context, part) in file order; None = not given.
+
+
+def histories(rows):
+    """Group rows by user in order of first appearance; sort each group by part and time; ties stay in file order."""
+    users = list(dict.fromkeys(row[0] for row in rows))
+    mine = {user: [row for row in rows if row[0] == user] for user in users}
+    return {user: sorted(own, key=lambda row: (row[6] or 0, row[2] or 0)) for user, own in mine.items()}
+
+
+def repeats(rows, *fields):
+    """Count the rows that have an earlier one of the same user and the same values in `fields`."""
+    keys = [(row[0], *(row[field] for field in fields)) for row in rows]
+    return sum(key in keys[:at] for at, key in enumerate(keys))
+
+
+def ties(rows):
+    """Count the rows that share user and time with another row."""
+    keys = [(row[0], row[2]) for row in rows]
+    return sum(keys.count(key) > 1 for key in keys)
