@@ -12,7 +12,7 @@ import duckdb
 
 from regard.data.read import SHOWN, Input
 from regard.data.sources import Source
-from regard.data.sql import run
+from regard.data.sql import blank, name, run
 from regard.data.times import Clock, Survey, TimeKind, choose
 from regard.errors import InputError
 
@@ -97,11 +97,10 @@ def _clocks(
 def _reason(clocks: Sequence[Clock]) -> str:
     """SQL of the first reason why a row of `raw` cannot be used, or NULL."""
     time = " ".join(f"WHEN {at} THEN {clock.refusal}" for at, clock in enumerate(clocks))
-    label = f"trim(label) <> '' AND NOT coalesce(isfinite({LABEL}), false)"
+    label = f"NOT {blank('label')} AND NOT coalesce(isfinite({LABEL}), false)"
     return (
         f"CASE WHEN broken THEN '{_MALFORMED}' "
-        "WHEN \"user\" IS NULL OR trim(\"user\") = '' THEN 'missing user' "
-        "WHEN item IS NULL OR trim(item) = '' THEN 'missing item' "
+        f"WHEN {blank(name('user'))} THEN 'missing user' WHEN {blank('item')} THEN 'missing item' "
         f"ELSE coalesce(CASE source {time} END, CASE WHEN {label} THEN 'unparsable label' END) END"
     )
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 from regard.data.guess import guess_item_columns
 from regard.data.read import open_inputs
 from regard.data.sources import ItemColumns, ItemSource, check_distinct
-from regard.data.sql import connect, name, run, table
+from regard.data.sql import blank, connect, name, run, table
 from regard.errors import InputError
 
 _REPORT = b"regard"
@@ -78,11 +78,11 @@ def _read(connection: duckdb.DuckDBPyConnection, source: ItemSource, folder: Pat
         loaded = one.load(connection, into, wanted, native=columns.attributes)
         rows, malformed = rows + loaded.rows, malformed + loaded.malformed
         into = "INSERT INTO raw SELECT * FROM "
-    usable = "NOT broken AND trim(id) <> ''"
+    usable = f"NOT broken AND NOT {blank('id')}"
     kept = f"SELECT min(rowid) FROM raw WHERE {usable} GROUP BY id"
     listed = ", ".join(name(key) for key in wanted)
     found = table(connection, f"SELECT {listed} FROM raw WHERE rowid IN ({kept}) ORDER BY rowid", shown)
-    counts = "SELECT count(*) FILTER (broken), count(*) FILTER (NOT broken AND coalesce(trim(id), '') = '') FROM raw"
+    counts = f"SELECT count(*) FILTER (broken), count(*) FILTER (NOT broken AND {blank('id')}) FROM raw"
     broken, missing = run(connection, counts, shown).fetchall()[0]
     if not found.num_rows:
         raise InputError(f"{shown}: no row has an item id" if rows + malformed else f"{shown}: there are no rows")

@@ -70,6 +70,11 @@ def name(text: str) -> str:
     return '"' + text.replace('"', '""') + '"'
 
 
+def blank(column: str) -> str:
+    """SQL that is true where a VARCHAR column is NULL or only spaces; quick for all that starts otherwise."""
+    return f"({column} IS NULL OR CASE WHEN {column} < '!' THEN trim({column}) = '' ELSE false END)"
+
+
 def _first_line(error: Exception) -> str:
     line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
     return line.split(": ", 1)[-1].strip()

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from regard.data.sql import blank
 from regard.errors import InputError
 
 TimeKind = Literal["timestamp", "order", "none"]
@@ -56,7 +57,7 @@ class Clock:
         if self.unit in ("", "row"):
             return "NULL"
         read, scale = (_STAMP, 10**6) if self.unit == "iso" else (_NUMBER, _PER_SECOND.get(self.unit, 1))
-        cases = ["WHEN time IS NULL OR trim(time) = '' THEN 'missing time'"]
+        cases = [f"WHEN {blank('time')} THEN 'missing time'"]
         cases += [f"WHEN {read} IS NULL THEN 'unparsable time'"]
         if self.unit == "integer":
             cases += [f"WHEN {_WHOLE} IS NULL OR {read} <> trunc({read}) THEN 'unparsable time'"]
@@ -79,13 +80,14 @@ class Survey:
     in_unit: tuple[int, ...] = (0, 0, 0, 0)
 
     SQL: ClassVar[str] = (
-        "SELECT source, count(time), count(n), count(*) FILTER (n = trunc(n)), count(stamp), avg(abs(n)), ["
+        "SELECT source, count(*) FILTER (given), count(n), count(*) FILTER (n = trunc(n)), count(stamp), avg(abs(n)), ["
         + ", ".join(
             f"count(*) FILTER (n >= {_YEAR_1990 * scale} AND n < {_YEAR_2100 * scale})"
             for scale in _PER_SECOND.values()
         )
-        + "] FROM (SELECT source, nullif(trim(time), '') AS time, TRY_CAST(time AS TIMESTAMPTZ) AS stamp, "
-        f"CASE WHEN isfinite({_NUMBER}) THEN {_NUMBER} END AS n FROM raw) GROUP BY source"
+        + f"] FROM (SELECT source, NOT {blank('time')} AS given, "
+        f"CASE WHEN isfinite({_NUMBER}) THEN {_NUMBER} END AS n, "
+        f"CASE WHEN {_NUMBER} IS NULL THEN TRY_CAST(time AS TIMESTAMPTZ) END AS stamp FROM raw) GROUP BY source"
     )
 
 
