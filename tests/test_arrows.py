@@ -16,8 +16,8 @@ import pytest
 Sources = dict[str, str]  # module name -> text
 
 ROAD = (
-    "errors -> config | manifest -> data -> model | evaluate -> train | recommend -> serve | pipeline"
-    " -> show -> demo -> regard -> cli"
+    "errors -> config | manifest -> data -> model | evaluate -> train | recommend -> serve | training"
+    " -> pipeline -> show -> demo -> regard -> cli"
 )
 PLACE = {room.strip(): at for at, stop in enumerate(ROAD.split("->")) for room in stop.split("|")}
 FILE_LINES, FUNCTION_LINES, PARAMETERS = 350, 60, 9

@@ -81,7 +81,7 @@ def test_prepare_and_inspect_tell_what_is_there(road: Path, regard: Command) -> 
     code, printed, _ = regard("inspect", road / "shop", "--json", "--verify")
     told = json.loads(printed)
     assert code == 0
-    assert told["time_kind"] == "timestamp"
+    assert told["time"]["kind"] == "timestamp"
     assert told["counts"]["users"] == 80
     assert told["counts"]["items"] == 600
     assert regard("inspect", road / "shop")[0] == 0
@@ -247,7 +247,7 @@ MISTAKES: list[tuple[str, list[str], str]] = [
     ("a file where a folder is meant", ["evaluate", "events.csv"], "it is a file"),
     ("out is another folder", ["train", "shop", "--out", "."], "not a run"),
     ("unknown split", ["train", "shop", "--split", "halves", "--out", "x"], "halves"),
-    ("part that is neither", ["evaluate", "runs/first", "--on", "train"], "validation or test"),
+    ("part that is neither", ["evaluate", "runs/first", "--on", "train"], "test or validation"),
     ("unknown baseline", ["evaluate", "runs/first", "--baselines", "populer"], "did you mean 'popular'"),
     ("one run to compare", ["compare", "runs/first"], "at least two"),
     ("unknown user", ["recommend", "runs/first", "--user", "nobody"], "nobody"),

@@ -20,6 +20,7 @@ from regard.data.store import Dataset
 from regard.model.oracle import OracleScorer
 from regard.recommend.recommender import Recommender
 from regard.recommend.run import Run
+from regard.training import Protocol
 
 SETTINGS = Settings.of(
     {
@@ -52,7 +53,7 @@ def demo(folder: Path, console: Console, *, quiet: bool = False) -> None:
     run = pipeline.train(dataset, SETTINGS, folder / "run", console=None if quiet else console)
     say("[bold]3. Evaluation[/] on the last 10 % of time, baselines and the oracle (who knows the generator) beside")
     found = pipeline.evaluate(run, baselines="all")
-    protocol = pipeline.Protocol.of(dataset, run.settings)
+    protocol = Protocol.of(dataset, run.settings)
     oracle = protocol.measured(OracleScorer(shop, dataset), "test")
     show.evaluation(pipeline.Evaluation(found.name, found.result, found.baselines, oracle), console, as_json=False)
     user = _person(shop, dataset)

@@ -75,9 +75,7 @@ def run(trained: Run, console: Console, *, as_json: bool) -> None:
         return
     console.print(f"[bold]{told['model']}[/] trained on split {told['split']['rule']}, run in {trained.path}")
     if told["choice"]:
-        console.print(
-            "validation chose " + ", ".join(f"{k} = {v:g}" for k, v in told["choice"].items()), highlight=False
-        )
+        console.print("validation chose " + ", ".join(f"{k} = {v}" for k, v in told["choice"].items()), highlight=False)
     if told["validation"]:
         figures = ", ".join(f"{name} {value:.4f}" for name, value in told["validation"].items())
         console.print(f"validation: {figures}", highlight=False)

@@ -18,7 +18,7 @@ ITEMS = 23
 FORMS = [
     {},
     {"feed_forward": "plain", "positions": "none"},
-    {"time_gaps": True, "negatives": 5},
+    {"time_gaps": True, "time_lags": True, "negatives": 5},
     {"blocks": 1, "heads": 4, "behaviours": False},
 ]
 
@@ -64,18 +64,18 @@ def test_batch_is_one_by_one(form: dict[str, object]) -> None:
 @pytest.mark.parametrize("form", FORMS)
 def test_no_state_sees_its_future(form: dict[str, object]) -> None:
     model, batch = retriever(form), histories([11])
-    states, _ = model.encoder(model.embedding(batch), batch.offsets)
+    states, _ = model.states(batch)
     for drop in (1, 4, 10):
         shorter = rows(batch, 0, 1, drop)
-        earlier, _ = model.encoder(model.embedding(shorter), shorter.offsets)
+        earlier, _ = model.states(shorter)
         torch.testing.assert_close(states[: 11 - drop], earlier, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_asking_for_weights_changes_nothing(form: dict[str, object]) -> None:
     model, batch = retriever(form), histories([5, 0, 2])
-    fast, _ = model.encoder(model.embedding(batch), batch.offsets)
-    slow, weights = model.encoder(model.embedding(batch), batch.offsets, return_weights=True)
+    fast, _ = model.states(batch)
+    slow, weights = model.states(batch, return_weights=True)
     torch.testing.assert_close(fast, slow, atol=1e-5, rtol=1e-4)
     assert tuple(weights[0][0].shape) == (5, 5, model.encoder.blocks[0].attention.heads)
     assert weights[0][1].numel() == 0

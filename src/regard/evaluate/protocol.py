@@ -20,7 +20,7 @@ from regard.data.split import PARTS, Cases, Part, Split, Targets, resolve_seen
 from regard.data.store import Dataset
 from regard.errors import SettingsError
 from regard.evaluate.bootstrap import LEVEL, interval, resampled_means
-from regard.evaluate.metrics import Float, coverage
+from regard.evaluate.metrics import BY_CASE, Float, coverage
 from regard.evaluate.result import Number, Result
 from regard.evaluate.strata import TRAINED, groups_of, user_means
 
@@ -100,6 +100,11 @@ def quick(
     return {name: float(values.mean()) for name, values in means.items()} | {
         f"coverage@{cut}": coverage(top, cut, dataset.n_items) for cut in k
     }
+
+
+def measured(k: Sequence[int]) -> list[str]:
+    """Return the keys of all that is measured at the cut-offs `k`."""
+    return [f"{name}@{cut}" for cut in k for name in (*BY_CASE, "coverage")]
 
 
 def _checked(choices: Choices) -> Choices:

@@ -5,6 +5,7 @@ Letters: T events of all histories together, W width, H heads.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from regard.model.attend import attend
@@ -24,10 +25,15 @@ class SelfAttention(nn.Module):
         self.join = nn.Linear(width, width, bias=False)
 
     def forward(
-        self, states: Tensor, offsets: Tensor, return_weights: bool = False
+        self, states: Tensor, offsets: Tensor, angles: Tensor | None = None, return_weights: bool = False
     ) -> tuple[Tensor, list[Tensor] | None]:
-        """(T, W), (B + 1,) -> (T, W) and, if asked for, per history its weights (events, events, H)."""
+        """(T, W), (B + 1,) -> (T, W) and, if asked for, per history its weights (events, events, H).
+
+        `angles` (T, 2, W / H / 2) turn queries and keys, so that logits depend on the difference of two events' angles.
+        """
         query, keys, values = self.project(states).unflatten(-1, (3, self.heads, -1)).unbind(1)
+        if angles is not None:
+            query, keys = turned(query, angles), turned(keys, angles)
         attended = attend(
             query,
             keys,
@@ -38,3 +44,10 @@ class SelfAttention(nn.Module):
             return_weights=return_weights,
         )
         return self.join(attended.values.flatten(1)), attended.weights
+
+
+def turned(vectors: Tensor, angles: Tensor) -> Tensor:
+    """Turn each pair (i, i + D / 2) of (T, H, D) by its angle; `angles` (T, 2, D / 2) holds cosines and sines."""
+    cosine, sine = angles.to(vectors.dtype)[:, :, None].unbind(1)
+    first, second = vectors.chunk(2, -1)
+    return torch.cat([first * cosine - second * sine, first * sine + second * cosine], -1)

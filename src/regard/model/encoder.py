@@ -44,9 +44,11 @@ class Block(nn.Module):
         self.feed_forward = FeedForward(width, int(settings.expansion * width), settings.feed_forward == "gated")
         self.dropout = nn.Dropout(settings.dropout)
 
-    def forward(self, states: Tensor, offsets: Tensor, return_weights: bool) -> tuple[Tensor, list[Tensor] | None]:
+    def forward(
+        self, states: Tensor, offsets: Tensor, angles: Tensor | None, return_weights: bool
+    ) -> tuple[Tensor, list[Tensor] | None]:
         """(T, W) -> (T, W), and the weights of the attention if asked for."""
-        mixed, weights = self.attention(self.norms[0](states), offsets, return_weights)
+        mixed, weights = self.attention(self.norms[0](states), offsets, angles, return_weights)
         states = states + self.dropout(mixed)
         return states + self.dropout(self.feed_forward(self.norms[1](states))), weights
 
@@ -60,11 +62,11 @@ class CausalEncoder(nn.Module):
         self.norm = nn.LayerNorm(settings.width)
 
     def forward(
-        self, states: Tensor, offsets: Tensor, return_weights: bool = False
+        self, states: Tensor, offsets: Tensor, angles: Tensor | None = None, return_weights: bool = False
     ) -> tuple[Tensor, list[list[Tensor]]]:
         """(T, W), (B + 1,) -> (T, W), and per block, per history its weights (events, events, heads) if asked for."""
         weights = []
         for block in self.blocks:
-            states, shares = block(states, offsets, return_weights)
+            states, shares = block(states, offsets, angles, return_weights)
             weights.append(shares or [])
         return self.norm(states), weights

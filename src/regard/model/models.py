@@ -32,4 +32,6 @@ def build(settings: Settings, n_items: int, n_behaviours: int) -> Retriever | Ba
         return BASELINES[name](n_items)
     if settings.model.width % settings.model.heads:
         raise SettingsError(f"model.heads={settings.model.heads} must divide model.width={settings.model.width}")
+    if settings.model.time_lags and settings.model.width // settings.model.heads % 2:
+        raise SettingsError("model.time_lags turns pairs of values: model.width / model.heads must be even")
     return Retriever(n_items, n_behaviours, settings.model)

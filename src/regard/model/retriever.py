@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from regard.config import ModelSettings
 from regard.data.batches import Histories, TrainingBatch
-from regard.model.embedding import EventEmbedding
+from regard.model.embedding import EventEmbedding, TimeAngles
 from regard.model.encoder import CausalEncoder
 from regard.model.losses import next_item_loss, sampled_next_item_loss
 
@@ -27,6 +27,7 @@ class Retriever(nn.Module):
         self.negatives = settings.negatives
         self.embedding = EventEmbedding(n_items, n_behaviours, settings)
         self.encoder = CausalEncoder(settings)
+        self.angles = TimeAngles(settings.width // settings.heads) if settings.time_lags else None
         self.nothing = nn.Parameter(torch.zeros(settings.width))
         self.known: Tensor
         self.register_buffer("known", torch.zeros(n_items + 1, dtype=torch.bool))
@@ -36,9 +37,16 @@ class Retriever(nn.Module):
         """Item vectors, (n_items + 1, width); row 0 is the unknown item."""
         return self.embedding.item
 
+    def states(self, histories: Histories, return_weights: bool = False) -> tuple[Tensor, list[list[Tensor]]]:
+        """The state after every event, (T, width), and per block, per history its weights if asked for."""
+        angles = None if self.angles is None or histories.times is None else self.angles(histories)
+        states: tuple[Tensor, list[list[Tensor]]]
+        states = self.encoder(self.embedding(histories), histories.offsets, angles, return_weights)
+        return states
+
     def users(self, histories: Histories) -> Tensor:
         """The state after the last event of each history, (B, width)."""
-        states, _ = self.encoder(self.embedding(histories), histories.offsets)
+        states, _ = self.states(histories)
         full = histories.lengths > 0
         rows = self.nothing.to(states.dtype).expand(len(histories), -1)
         return rows.masked_scatter(full[:, None], states[histories.offsets[1:][full] - 1])
@@ -49,7 +57,7 @@ class Retriever(nn.Module):
 
     def loss(self, batch: TrainingBatch) -> Tensor:
         """Mean cross-entropy of the next item over all events of the batch that have a target."""
-        states, _ = self.encoder(self.embedding(batch.histories), batch.histories.offsets)
+        states, _ = self.states(batch.histories)
         later, first = batch.targets > 0, batch.first_targets > 0
         states = torch.cat([states[later], self.nothing.to(states.dtype).expand(int(first.sum()), -1)])
         targets = torch.cat([batch.targets[later], batch.first_targets[first]]) - 1
