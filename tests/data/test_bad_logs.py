@@ -92,6 +92,7 @@ FILES = {
         "none of 2 rows can be used: 2 malformed line",
     ),
     "json array": ("log.json", b'[{"user": 1, "item": 2}]', None, "holds a JSON array; expected JSON lines"),
+    "one long line": ("log.json", b"[" + b'{"user": 1},' * 10**6, None, "holds a JSON array; expected JSON lines"),
     "json with no object": ("log.jsonl", b"{1}\n", None, "no line is a JSON object"),
     "json without the key": (
         "log.jsonl",
@@ -100,6 +101,7 @@ FILES = {
         r"no column 'item' \(did you mean 'itme'\?\)",
     ),
     "not that encoding": ("log.csv", b"user,item\n\xff\xff\xff,x\n", "shift_jis", "is not written in shift_jis"),
+    "no encoding of text": ("log.csv", GOOD, "base64", "unknown encoding 'base64'"),
     "no such encoding": ("log.csv", GOOD, "utf-9", "unknown encoding 'utf-9'; for example utf-8, latin-1, cp1252"),
 }
 
@@ -135,6 +137,9 @@ def test_bad_paths(tmp_path):
         tmp_path / "rating.csv": r"there is no file .*rating\.csv \(did you mean 'ratings\.csv'\?\)",
         tmp_path / "no" / "where.csv": "there is no file",
         tmp_path / "*.json": r"no file matches .*\*\.json",
+        "a" * 5000: "cannot look for 'a{80}': File name too long",
+        "a" * 5000 + "*": "cannot look for 'a{80}': File name too long",
+        " ": "an empty path was given",
     }.items():
         with pytest.raises(InputError, match=message) as caught:
             EventLog.read(str(path))
@@ -165,6 +170,12 @@ def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
         (pa.table({"user": [{"a": 1}], "item": ["x"]}), "column 'user' holds STRUCT"),
         (pa.table({"user": pa.array([], pa.string()), "item": pa.array([], pa.string())}), "there are no rows"),
         (pa.table({"user": pa.nulls(2), "item": ["x", "y"]}), "none of 2 rows can be used: 2 missing user"),
+        (
+            pa.table({"user": ["a"], "item": ["x"], "h": pa.array([1], pa.decimal256(50))}),
+            "leave out columns of unusual",
+        ),
+        (pa.table([["a"], ["b"]], ["user", "user"]), "'user' and 'user' could each be the user column"),
+        (Source([pa.table({"user": ["a"]})]), "expected paths in a source; got Table"),
         (pa.table({"user_name": ["a"], "item": ["x"]}), r"cannot tell which column is the user"),
     ],
 )

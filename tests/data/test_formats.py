@@ -228,6 +228,35 @@ def test_globs_lists_and_mixtures_make_one_log(tmp_path):
     assert content(Dataset.build(EventLog.read(tables, COLUMNS), None)) == whole
 
 
+def test_rows_keep_the_order_in_which_sources_are_given(tmp_path):
+    (tmp_path / "1.csv").write_text("user,item\na,x\n")
+    (tmp_path / "2.csv").write_text("user,item\nc,x\n")
+    table = pa.table({"user": ["b"], "item": ["x"]})
+    log = EventLog.read([tmp_path / "1.csv", table, tmp_path / "2.csv"])
+    assert log.users.ids([1, 2, 3]) == ["a", "b", "c"]
+
+
+def test_what_is_said_for_all_sources_holds_where_one_says_nothing(tmp_path):
+    (tmp_path / "1.txt").write_bytes("é~x\n".encode("utf-16-le"))
+    (tmp_path / "2.txt").write_bytes("é!x\n".encode("latin-1"))
+    sources = [Source(tmp_path / "1.txt"), Source(tmp_path / "2.txt", separator="!", encoding="latin-1")]
+    log = EventLog.read(sources, Columns("1", "2"), separator="~", encoding="utf-16-le")
+    assert (log.users.ids([1]), log.items.ids([1]), len(log.users)) == (["é"], ["x"], 1)
+
+
+def test_names_that_differ_in_case_only():
+    table = pa.table([["a"], ["b"], ["x"], ["y"]], ["User", "user", "item", "ITEM"])
+    log = EventLog.read(table, Columns("user", "ITEM"))
+    assert (log.users.ids([1]), log.items.ids([1])) == (["b"], ["y"])
+
+
+def test_blank_behaviours_and_contexts_are_not_given():
+    table = pa.table({"user": ["a"] * 3, "item": ["x"] * 3, "kind": ["view", " ", ""], "hour": ["", "9", None]})
+    dataset = Dataset.build(EventLog.read(table, Columns("user", "item", behaviour="kind", context=("hour",))), None)
+    assert (dataset.behaviours, dataset.behaviour.tolist()) == (("view",), [1, 0, 0])
+    assert (dataset.context["hour"].tolist(), dataset.context_values["hour"].ids([1])) == ([0, 1, 0], ["9"])
+
+
 def test_columns_may_stand_in_another_order_in_each_file(tmp_path):
     (tmp_path / "1.csv").write_text("user,item\na,x\n")
     (tmp_path / "2.csv").write_text("item;more;user\ny;;b\n")

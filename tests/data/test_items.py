@@ -60,6 +60,9 @@ def test_attributes_of_tables_keep_their_types():
     assert items.select(["price", "tags", "new"]).to_pydict() == table.drop_columns("id").to_pydict()
     assert items.schema.field("tags").type.value_type in (pa.string(), pa.large_string())
     assert checked_items(items) is items
+    assert checked_items(table.to_pandas()).column_names == ["id", "price", "tags", "new"]
+    odd = pa.table({"id": [1], "broken": ["yes"], "Title": ["t"], "a0": [7]})
+    assert read_items(odd, id="id", attributes=["broken", "Title", "a0"]).to_pydict() == odd.to_pydict() | {"id": ["1"]}
     assert checked_items(table).column_names == ["id", "price", "tags", "new"]
 
 

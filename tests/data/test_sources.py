@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pyarrow as pa
 import pytest
 
+from regard.data.datafile import ColumnsTable, ItemsTable, SourceTable
 from regard.data.events import EventLog
 from regard.data.items import read_items
 from regard.data.sources import Columns, ItemColumns, ItemSource, Source
@@ -172,3 +175,11 @@ def test_behaviours_of_columns_and_of_sources_meet():
     dataset = Dataset.build(EventLog.read(sources), None)
     assert dataset.behaviours == ("cart", "view")
     assert dataset.behaviour.tolist() == [1, 0, 2, 0]
+
+
+def test_the_file_knows_every_field():
+    fields = {"path", *(field.name for field in dataclasses.fields(Source))}
+    assert set(SourceTable.model_fields) == fields
+    assert set(ColumnsTable.model_fields) == {field.name for field in dataclasses.fields(Columns)}
+    item_fields = {field.name for kind in (ItemSource, ItemColumns) for field in dataclasses.fields(kind)}
+    assert set(ItemsTable.model_fields) == item_fields - {"columns"}

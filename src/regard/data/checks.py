@@ -97,7 +97,7 @@ def _clocks(
 def _reason(clocks: Sequence[Clock]) -> str:
     """SQL of the first reason why a row of `raw` cannot be used, or NULL."""
     time = " ".join(f"WHEN {at} THEN {clock.refusal}" for at, clock in enumerate(clocks))
-    label = f"NOT {blank('label')} AND NOT coalesce(isfinite({LABEL}), false)"
+    label = f"label IS NOT NULL AND NOT coalesce(isfinite({LABEL}), false)"
     return (
         f"CASE WHEN broken THEN '{_MALFORMED}' "
         f"WHEN {blank(name('user'))} THEN 'missing user' WHEN {blank('item')} THEN 'missing item' "

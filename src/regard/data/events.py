@@ -16,7 +16,7 @@ from regard.data.checks import LABEL, Piece, check
 from regard.data.guess import guess_columns, looks_like_header, unused_time
 from regard.data.read import open_inputs
 from regard.data.sources import Columns, Recipe, Source, as_sources, check_distinct
-from regard.data.sql import connect, name, quote, run, table
+from regard.data.sql import blank, connect, name, quote, run, table
 from regard.data.times import KINDS, Clock, TimeKind
 from regard.data.vocabulary import Vocabulary
 from regard.errors import InputError, nearest
@@ -175,7 +175,9 @@ def _load(
         )
     constant = "NULL" if source.behaviour is None else quote(source.behaviour)
     part = {None: "NULL", "train": "0", "test": "1"}[source.part]
-    listed = [f"coalesce({key}, {constant})" if key == "behaviour" else name(key) for key in wanted]
+    given = {key: f"CASE WHEN NOT {blank(key)} THEN {key} END" for key in wanted if key not in ("user", "item", "time")}
+    given["behaviour"] = f"coalesce({given['behaviour']}, {constant})"
+    listed = [given.get(key, name(key)) for key in wanted]
     into = f"INSERT INTO raw SELECT {', '.join(listed)}, broken, {part}, {at} FROM "
     for one in inputs:
         first = pieces[-1].first + pieces[-1].rows if pieces else 0

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from regard.data.guess import guess_item_columns
 from regard.data.read import open_inputs
-from regard.data.sources import ItemColumns, ItemSource, check_distinct
+from regard.data.sources import ItemColumns, ItemSource, as_table, check_distinct
 from regard.data.sql import blank, connect, name, run, table
 from regard.errors import InputError
 
@@ -47,8 +47,9 @@ def read_items(
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def checked_items(items: pa.Table) -> pa.Table:
+def checked_items(items: Any) -> pa.Table:
     """Return a table as `read_items` gives it, whoever made it: with columns id, title, text and any attributes."""
+    items = as_table(items)
     if _REPORT in (items.schema.metadata or {}):
         return items
     fields = {field: field if field in items.column_names else None for field in ("title", "text")}
@@ -71,11 +72,12 @@ def _read(connection: duckdb.DuckDBPyConnection, source: ItemSource, folder: Pat
         if column in fields:
             raise InputError(f"{shown}: an attribute cannot be called {column!r}; give it as --{column} or rename it")
     check_distinct([*given.items(), *(("attribute", column) for column in columns.attributes)])
-    wanted: dict[str, str | None] = {**given, **{column: column for column in columns.attributes}}
+    attributes = {f"a{at}": column for at, column in enumerate(columns.attributes)}
+    wanted: dict[str, str | None] = {**given, **attributes}
     rows = malformed = 0
     into = "CREATE TABLE raw AS SELECT * FROM "
     for one in inputs:
-        loaded = one.load(connection, into, wanted, native=columns.attributes)
+        loaded = one.load(connection, into, wanted, native=tuple(attributes))
         rows, malformed = rows + loaded.rows, malformed + loaded.malformed
         into = "INSERT INTO raw SELECT * FROM "
     usable = f"NOT broken AND NOT {blank('id')}"
@@ -93,4 +95,5 @@ def _read(connection: duckdb.DuckDBPyConnection, source: ItemSource, folder: Pat
         "malformed_lines": malformed + broken,
         "columns": {**given, "attributes": list(columns.attributes)},
     }
+    found = found.rename_columns([attributes.get(column, column) for column in found.column_names])
     return found.replace_schema_metadata({_REPORT: json.dumps(report).encode()})

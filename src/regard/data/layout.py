@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import itertools
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -16,8 +15,7 @@ from regard.errors import InputError
 
 _SEPARATORS = ("\t", ",", ";", "|", "::", "\x01", "\x1f")
 _NAMES = {"\t": "tab", " ": "space", "\x01": "\\x01", "\x1f": "\\x1f"}
-_SAMPLE = 2000  # lines
-_LONGEST = 1 << 22  # characters of the sample
+_SAMPLE = 1 << 17  # characters
 _REGULAR = 0.5  # more than this share of lines must have equally many fields for a separator to be believed
 
 
@@ -42,13 +40,7 @@ class Layout:
 
 def find_layout(text: Text, separator: str | None, *, header: bool, wanted: Sequence[str]) -> Layout:
     """Find the layout of a file; columns that are `wanted` by name help to tell the separator."""
-    lines: list[str] = []
-    size = 0
-    for line in itertools.islice(text.lines(), _SAMPLE):
-        lines.append(line)
-        size += len(line)
-        if size > _LONGEST:
-            break
+    lines = text.head(_SAMPLE)
     first = next((line for line in lines if line.strip()), None)
     if first is None:
         raise InputError(f"{text.path} is empty")

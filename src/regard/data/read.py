@@ -18,7 +18,7 @@ import numpy as np
 from regard.data.layout import Layout, find_layout
 from regard.data.records import records
 from regard.data.sources import ItemSource, Source, as_table, find_files, named, numbered
-from regard.data.sql import name, quote, run
+from regard.data.sql import name, quote, reason_of, run
 from regard.data.text import Text, mended, open_text
 from regard.errors import InputError, nearest
 
@@ -164,7 +164,22 @@ class TableInput:
         found = run(connection, f"DESCRIBE SELECT * FROM {relation}", shown).fetchall()
         self.names: tuple[str, ...] = tuple(row[0] for row in found)
         self.types: tuple[str, ...] = tuple(row[1] for row in found)
+        self._places: tuple[str, ...] = self.names
         self._rounded: list[str | None] = []
+
+    @classmethod
+    def of(cls, connection: duckdb.DuckDBPyConnection, given: Any) -> TableInput:
+        """Register a table in memory; its columns go by place, as DuckDB knows no upper and lower case."""
+        table, library = as_table(given), type(given).__module__.partition(".")[0]
+        relation = f"given_{len(connection.execute('SHOW TABLES').fetchall())}"
+        try:
+            connection.register(relation, table.rename_columns([f"c{at}" for at in range(table.num_columns)]))
+            made = cls(connection, relation, "the table", f"{library} table")
+        except duckdb.NotImplementedException as error:
+            unusual = "leave out columns of unusual types"
+            raise InputError(f"cannot read the table: {reason_of(error)}; {unusual}") from None
+        made.names = tuple(table.column_names)
+        return made
 
     def load(
         self, connection: duckdb.DuckDBPyConnection, into: str, wanted: Wanted, native: Sequence[str] = ()
@@ -179,7 +194,7 @@ class TableInput:
         if column is None:
             return "NULL::VARCHAR"
         at = column_of(column, self.names, self.shown)
-        kind, value = self.types[at], name(column)
+        kind, value = self.types[at], name(self._places[at])
         if native:
             return value
         if _NESTED.match(kind):
@@ -193,7 +208,7 @@ class TableInput:
         if kind == "BLOB":
             return f"TRY(decode({value}))"
         if kind.startswith("TIMESTAMP") and kind != "TIMESTAMP WITH TIME ZONE":
-            return f"{value}::TIMESTAMP::VARCHAR"
+            return f"TRY_CAST({value} AS TIMESTAMP)::VARCHAR"
         return f"{value}::VARCHAR"
 
     def numbers(self, rows: Sequence[int]) -> tuple[list[int], list[int]]:
@@ -212,10 +227,7 @@ class TableInput:
 def open_inputs(connection: duckdb.DuckDBPyConnection, source: Source | ItemSource, workspace: Path) -> list[Input]:
     """Open the files or the table of a source: formats and layouts are found out, nothing is loaded yet."""
     if not isinstance(source.path, (str, Path, list, tuple)):
-        relation = f"given_{len(connection.execute('SHOW TABLES').fetchall())}"
-        connection.register(relation, as_table(source.path))
-        library = type(source.path).__module__.partition(".")[0]
-        return [TableInput(connection, relation, "the table", f"{library} table")]
+        return [TableInput.of(connection, source.path)]
     files = find_files(source.path)
     files = [file for file in files if file.stat().st_size] or files[:1]  # an empty part among others is no fault
     inputs: list[Input] = []

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import glob
-import tomllib
+import itertools
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import pyarrow as pa
-from pydantic import Field, ValidationError, field_validator
 
-from regard.config import Section
+from regard.data.datafile import ItemsTable, Part, read_data_file
 from regard.data.times import TimeKind
-from regard.errors import InputError, SettingsError, nearest
-
-Part = Literal["train", "test"]
+from regard.errors import InputError, nearest
 
 
 @dataclass(frozen=True)
@@ -94,11 +91,11 @@ class Recipe:
     @classmethod
     def read(cls, path: Path) -> Self:
         """Read a `data.toml`; an unknown key is an error that names the nearest known one."""
-        body = _checked(path)
+        body = read_data_file(path)
         folder = path.parent
         sources = tuple(
             Source(
-                path=[str(folder / one) for one in _several(source.path)],
+                path=_paths(source.path, folder),
                 columns=Columns(**source.columns.model_dump()),
                 behaviour=source.behaviour,
                 part=source.part,
@@ -110,95 +107,17 @@ class Recipe:
         return cls(sources, _item_source(body.items, folder) if body.items else None, body.time_kind)
 
 
-class _ColumnsTable(Section):
-    user: str | None = None
-    item: str | None = None
-    time: str | None = None
-    behaviour: str | None = None
-    label: str | None = None
-    context: tuple[str, ...] = ()
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _numbers_are_names(cls, value: Any) -> Any:
-        return _as_text(value)
-
-
-class _SourceTable(Section):
-    path: str | tuple[str, ...]
-    columns: _ColumnsTable = Field(default_factory=_ColumnsTable)
-    behaviour: str | None = None
-    part: Part | None = None
-    separator: str | None = None
-    encoding: str | None = None
-
-
-class _ItemsTable(Section):
-    path: str | tuple[str, ...]
-    id: str | None = None
-    title: str | None = None
-    text: str | None = None
-    attributes: tuple[str, ...] = ()
-    separator: str | None = None
-    encoding: str | None = None
-
-    @field_validator("id", "title", "text", "attributes", mode="before")
-    @classmethod
-    def _numbers_are_names(cls, value: Any) -> Any:
-        return _as_text(value)
-
-
-def _item_source(table: _ItemsTable, folder: Path) -> ItemSource:
+def _item_source(table: ItemsTable, folder: Path) -> ItemSource:
     return ItemSource(
-        path=[str(folder / one) for one in _several(table.path)],
+        path=_paths(table.path, folder),
         columns=ItemColumns(table.id, table.title, table.text, table.attributes),
         separator=table.separator,
         encoding=table.encoding,
     )
 
 
-class _DataFile(Section):
-    source: tuple[_SourceTable, ...] = Field(min_length=1)
-    items: _ItemsTable | None = None
-    time_kind: TimeKind | None = None
-
-
-def _checked(path: Path) -> _DataFile:
-    try:
-        body = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
-    except tomllib.TOMLDecodeError as error:
-        raise SettingsError(f"{path} is not valid TOML: {error}") from None
-    try:
-        return _DataFile.model_validate(body)
-    except ValidationError as error:
-        raise SettingsError(f"{path}: {_first(error)}") from None
-
-
-_TABLES: dict[str, type[Section]] = {"source": _SourceTable, "items": _ItemsTable, "columns": _ColumnsTable}
-
-
-def _first(error: ValidationError) -> str:
-    """Say the first thing that is wrong, with the nearest known key where a key is unknown."""
-    errors = error.errors()
-    first = next((one for one in errors if one["type"] == "extra_forbidden"), errors[0])
-    keys = [str(part) for part in first["loc"] if not isinstance(part, int)]
-    if first["type"] != "extra_forbidden":
-        return f"{'.'.join(keys)}: {first['msg'].lower()}; got {first['input']!r}"
-    table = next((_TABLES[key] for key in reversed(keys[:-1]) if key in _TABLES), _DataFile)
-    known = list(table.model_fields)
-    return f"unknown key {'.'.join(keys)!r}{nearest(keys[-1], known)}; known here: {', '.join(known)}"
-
-
-def _as_text(value: Any) -> Any:
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    return [_as_text(one) for one in value] if isinstance(value, list) else value
-
-
-def _several(path: str | tuple[str, ...]) -> tuple[str, ...]:
-    return (path,) if isinstance(path, str) else path
+def _paths(path: str | tuple[str, ...], folder: Path) -> list[str]:
+    return [str(folder / Path(one).expanduser()) for one in ((path,) if isinstance(path, str) else path)]
 
 
 def as_sources(given: Any, columns: Columns | None, separator: str | None, encoding: str | None) -> list[Source]:
@@ -208,27 +127,49 @@ def as_sources(given: Any, columns: Columns | None, separator: str | None, encod
     several = list(given) if isinstance(given, (list, tuple)) else [given]
     if not several:
         raise InputError("no source given; expected a file, a glob or a table")
-    if any(isinstance(one, Source) for one in several):
-        ready = [one if isinstance(one, Source) else Source(one) for one in several]
-        return [replace(one, columns=columns) if columns and one.columns == Columns() else one for one in ready]
-    paths = [one for one in several if isinstance(one, (str, Path))]
-    groups: list[Any] = [paths] * bool(paths) + [one for one in several if not isinstance(one, (str, Path))]
-    return [Source(one, columns or Columns(), separator=separator, encoding=encoding) for one in groups]
+    sources: list[Source] = []
+    for are_paths, group in itertools.groupby(several, key=lambda one: isinstance(one, (str, Path))):
+        together = list(group)
+        for one in [together] if are_paths else together:
+            source = one if isinstance(one, Source) else Source(one)
+            sources.append(
+                replace(
+                    source,
+                    columns=columns if columns and source.columns == Columns() else source.columns,
+                    separator=source.separator or separator,
+                    encoding=source.encoding or encoding,
+                )
+            )
+    return sources
 
 
 def find_files(paths: Any) -> list[Path]:
     """Expand paths and globs into existing files, in the order given, each glob sorted by name."""
     found: list[Path] = []
     for path in paths if isinstance(paths, (list, tuple)) else [paths]:
-        text = str(path)
-        if Path(text).is_dir():
-            raise InputError(f"{text} is a folder; give its files, for example '{text.rstrip('/')}/*.csv'")
-        matches = [text] if Path(text).exists() else sorted(glob.glob(text, recursive=True))  # noqa: PTH207 - Path.glob takes no absolute pattern
-        files = [Path(match) for match in matches if Path(match).is_file()]
-        if not files:
-            raise InputError(_nothing_at(text))
-        found += files
+        if not isinstance(path, (str, Path)):
+            raise InputError(f"expected paths in a source; got {type(path).__name__} (give each table its own source)")
+        try:
+            found += _matches(str(path))
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"cannot look for {str(path)[:80]!r}: {getattr(error, 'strerror', None) or error}"
+            ) from None
     return list(dict.fromkeys(found))
+
+
+def _matches(text: str) -> list[Path]:
+    if not text.strip():
+        raise InputError("an empty path was given; expected a file, a glob or a table")
+    if Path(text).is_dir():
+        raise InputError(f"{text} is a folder; give its files, for example '{text.rstrip('/')}/*.csv'")
+    if Path(text).exists():
+        return [Path(text)]
+    files = [Path(match) for match in sorted(glob.glob(text, recursive=True))]  # noqa: PTH207 - takes any pattern
+    files = [file for file in files if file.is_file()]
+    if not files:
+        raise InputError(_nothing_at(text))
+    return files
 
 
 def _nothing_at(text: str) -> str:

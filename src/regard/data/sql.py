@@ -38,8 +38,8 @@ def _our_words(what: str) -> Iterator[None]:
         raise  # our own mistake, not the user's
     except (duckdb.Error, pa.ArrowException) as error:
         if isinstance(error, duckdb.OutOfMemoryException) or "No space left" in str(error):
-            raise StorageError(f"cannot take in {what}: memory and disk are full ({_first_line(error)})") from None
-        raise InputError(f"cannot read {what}: {_first_line(error)}") from None
+            raise StorageError(f"cannot take in {what}: memory and disk are full ({reason_of(error)})") from None
+        raise InputError(f"cannot read {what}: {reason_of(error)}") from None
 
 
 def run(connection: duckdb.DuckDBPyConnection, query: str, what: str) -> duckdb.DuckDBPyConnection:
@@ -75,6 +75,7 @@ def blank(column: str) -> str:
     return f"({column} IS NULL OR CASE WHEN {column} < '!' THEN trim({column}) = '' ELSE false END)"
 
 
-def _first_line(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
+    """Return the first line of an error without the name of its kind."""
     line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
     return line.split(": ", 1)[-1].strip()

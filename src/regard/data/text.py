@@ -55,17 +55,26 @@ class Text:
             for line in text:
                 yield line.rstrip("\r\n")
 
+    def head(self, size: int) -> list[str]:
+        """Return the whole lines among the first `size` characters, or what there is of the first one."""
+        with io.TextIOWrapper(_stream(self.source, self.compression), "utf-8-sig", "replace", newline="\n") as text:
+            found = text.read(size + 1)
+        lines = [line.removesuffix("\r") for line in found.split("\n")]
+        return lines[:-1] if len(lines) > 1 and (len(found) > size or not lines[-1]) else lines
+
 
 def open_text(path: Path, encoding: str | None, workspace: Path) -> Text:
     """Find out how `path` is written; a clean copy goes to `workspace` where DuckDB could not read it as it is."""
     try:
         compression = _compression(path)
-        survey = _Survey.of(path, compression)
-        encoding = _codec(encoding, path) if encoding else survey.encoding
+        survey = _Survey.of(path, compression, encoding)
+        encoding = _codec(encoding) if encoding else survey.encoding
         text = Text(path, path, encoding, compression, survey.quotes)
         return text if encoding == "utf-8" and survey.one_line_end else _rewritten(text, workspace)
     except UnicodeError as error:
         raise InputError(f"{path} is not written in {encoding}: {error}") from None
+    except LookupError:
+        raise InputError(f"{path}: unknown encoding {encoding!r}; for example utf-8, latin-1, cp1252") from None
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from None
 
@@ -92,12 +101,12 @@ class _Survey:
     encoding: str = "utf-8"
 
     @classmethod
-    def of(cls, path: Path, compression: str) -> _Survey:
+    def of(cls, path: Path, compression: str, encoding: str | None) -> _Survey:
         found = cls()
         last, valid = b"", True
         decoder = codecs.getincrementaldecoder("utf-8")()
         for chunk in _chunks(path, compression):
-            if not last:
+            if not last and not encoding:
                 found.encoding = _refuse_binary(path, chunk)
             found.quotes = found.quotes or b'"' in chunk
             found.newlines += chunk.count(b"\n")
@@ -106,7 +115,7 @@ class _Survey:
                 found.pairs += chunk.count(b"\r\n") + (last.endswith(b"\r") and chunk.startswith(b"\n"))
             valid = valid and _decodes(decoder, chunk)
             last = chunk
-        if found.encoding == "utf-8" and not (valid and _decodes(decoder, b"", final=True)):
+        if not encoding and found.encoding == "utf-8" and not (valid and _decodes(decoder, b"", final=True)):
             found.encoding = _legacy_encoding(path, compression)
         return found
 
@@ -169,11 +178,8 @@ def _legacy_encoding(path: Path, compression: str) -> str:
     return "cp1252" if windows else "latin-1"
 
 
-def _codec(encoding: str, path: Path) -> str:
-    try:
-        name = codecs.lookup(encoding).name
-    except LookupError:
-        raise InputError(f"{path}: unknown encoding {encoding!r}; for example utf-8, latin-1, cp1252") from None
+def _codec(encoding: str) -> str:
+    name = codecs.lookup(encoding).name
     return {"iso8859-1": "latin-1", "utf-8-sig": "utf-8"}.get(name, name)
 
 

@@ -41,7 +41,7 @@ class Vocabulary:
         """Return the index of each id, int64 `(len(ids),)`; 0 where it is unknown."""
         if len(ids) < _MANY:
             return np.fromiter((self._indexes.get(str(name), 0) for name in ids), np.int64, len(ids))
-        wanted = ids if isinstance(ids, pa.Array) else pa.array(ids, pa.large_string())
+        wanted = ids if isinstance(ids, pa.Array) else pa.array(map(str, ids), pa.large_string())
         found = pc.index_in(wanted.cast(pa.large_string()), value_set=self.array)
         return np.asarray(pc.fill_null(found, -1).to_numpy(zero_copy_only=False), np.int64) + 1
 
