@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import tempfile
 import weakref
@@ -80,13 +81,12 @@ class EventLog:
                 Path(workspace).mkdir(parents=True, exist_ok=True)
         with writing(workspace or tempfile.gettempdir()):
             folder = Path(tempfile.mkdtemp(prefix=".regard-", suffix=".part", dir=workspace))
-        try:
+        with contextlib.ExitStack() as undo:
+            undo.callback(shutil.rmtree, folder, ignore_errors=True)
             connection = connect(folder)
+            undo.callback(connection.close)
             log = cls._read(connection, sources, time_kind, folder)
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
-        weakref.finalize(log, _clear, connection, folder)
+            weakref.finalize(log, undo.pop_all().close)
         return log
 
     @classmethod
@@ -192,8 +192,3 @@ def _unused(sources: list[Source], pieces: list[Piece]) -> Iterator[str]:
         unused = unused_time(source.columns, one.names)
         if unused:
             yield f"{one.shown}: column {unused!r} looks like a time and is not used"
-
-
-def _clear(connection: duckdb.DuckDBPyConnection, folder: Path) -> None:
-    connection.close()
-    shutil.rmtree(folder, ignore_errors=True)

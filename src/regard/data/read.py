@@ -166,19 +166,20 @@ class TableInput:
         self.types: tuple[str, ...] = tuple(row[1] for row in found)
         self._places: tuple[str, ...] = self.names
         self._rounded: list[str | None] = []
+        self._registered = False
 
     @classmethod
     def of(cls, connection: duckdb.DuckDBPyConnection, given: Any) -> TableInput:
         """Register a table in memory; its columns go by place, as DuckDB knows no upper and lower case."""
         table, library = as_table(given), type(given).__module__.partition(".")[0]
-        relation = f"given_{len(connection.execute('SHOW TABLES').fetchall())}"
+        relation = f"given_{id(table)}"
         try:
             connection.register(relation, table.rename_columns([f"c{at}" for at in range(table.num_columns)]))
             made = cls(connection, relation, "the table", f"{library} table")
         except duckdb.NotImplementedException as error:
             unusual = "leave out columns of unusual types"
             raise InputError(f"cannot read the table: {reason_of(error)}; {unusual}") from None
-        made.names = tuple(table.column_names)
+        made.names, made._registered = tuple(table.column_names), True
         return made
 
     def load(
@@ -188,7 +189,10 @@ class TableInput:
         self._rounded = [column for key, column in wanted.items() if key in _IDS and self._is_float(column)]
         chosen = [f"{self._value(column, key in native)} AS {name(key)}" for key, column in wanted.items()]
         selection = f"SELECT {', '.join(chosen)}, false AS broken FROM {self.relation}"
-        return Loaded(run(connection, f"{into}({selection})", self.shown).fetchall()[0][0])
+        loaded = Loaded(run(connection, f"{into}({selection})", self.shown).fetchall()[0][0])
+        if self._registered:
+            connection.unregister(self.relation)  # or the log would hold on to the table
+        return loaded
 
     def _value(self, column: str | None, native: bool) -> str:
         if column is None:
