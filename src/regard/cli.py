@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 from rich.console import Console
@@ -14,34 +15,52 @@ from regard.errors import InputError, RegardError
 
 app = typer.Typer(
     help="A recommender built on attention: from an event log to honest recommendations.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-out = Console()
-told = Console(stderr=True)
+
+
+def _console(stream: TextIO) -> Console:
+    """A console as wide as its terminal, and of 100 columns where there is none: a pipe, a file, a page."""
+    wide = stream.isatty() or "COLUMNS" in os.environ
+    return Console(stderr=stream is sys.stderr, width=None if wide else 100)
+
+
+out = _console(sys.stdout)
+told = _console(sys.stderr)
+MISUSE: type[Exception] = typer.BadParameter.__mro__[1]  # click's UsageError, wherever typer keeps it
 
 Json = Annotated[bool, typer.Option("--json", help="print JSON instead of tables")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="no progress, no notes")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="change one setting")]
 Data = Annotated[Path | None, typer.Option("--data", help="the dataset, if it is not where the run says")]
-Config = Annotated[Path | None, typer.Option("--config", help="settings or data description, TOML or JSON")]
 
 
 def main() -> None:
     """Run the command line; a user's mistake ends in one line and exit code 2."""
     try:
-        app(standalone_mode=True)
+        code = app(standalone_mode=False)
     except RegardError as error:
-        told.print(f"regard: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        told.print("regard: stopped", style="red")
-        sys.exit(130)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(0)
+        code = _complain(str(error), 2)
+    except MISUSE as error:
+        code = _complain(_misuse(error), 2)
+    except (KeyboardInterrupt, typer.Abort):
+        code = 130
+    if code == 130:
+        _complain("stopped", code)
+    sys.exit(code or 0)
+
+
+def _complain(text: str, code: int) -> int:
+    told.print(f"regard: {text}", style="red", markup=False, highlight=False, soft_wrap=True)
+    return code
+
+
+def _misuse(error: Any) -> str:
+    """Say in our own way what the parser did not understand."""
+    said = error.format_message().rstrip(".")
+    return f"{said[:1].lower()}{said[1:]}; see {error.ctx.command_path if error.ctx else 'regard'} --help"
 
 
 @app.command()
@@ -80,7 +99,9 @@ def prepare(
     attribute: Annotated[
         list[str] | None, typer.Option(help="attribute column of the item table, may be repeated")
     ] = None,
-    config: Config = None,
+    config: Annotated[
+        Path | None, typer.Option(help="data.toml: several sources, their columns and an item table in one file")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Read an event log into a dataset, and say what was found and what was refused.
@@ -114,7 +135,7 @@ def inspect(
     separator: Annotated[str | None, typer.Option(help="column separator, for a log")] = None,
     encoding: Annotated[str | None, typer.Option(help="utf-8 or latin-1, for a log")] = None,
     time_kind: Annotated[str | None, typer.Option(help="timestamp, order or none, for a log")] = None,
-    verify: Annotated[bool, typer.Option(help="read all files of a dataset and check their checksums")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="read all files of a dataset and check their checksums")] = False,
     as_json: Json = False,
 ) -> None:
     """The import doctor: what is in a log or dataset, and what is odd about it.
@@ -148,8 +169,8 @@ def train(
     seen: Annotated[str | None, typer.Option(help="filter or keep items of the history")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda")] = None,
     assignments: Set = None,
-    config: Config = None,
-    resume: Annotated[bool, typer.Option(help="go on from the checkpoint, if there is one")] = False,
+    config: Annotated[Path | None, typer.Option(help="file of settings, TOML or JSON; --set goes on top")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="go on from the checkpoint, if there is one")] = False,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -282,12 +303,15 @@ def vectors(
 
 
 @app.callback(invoke_without_command=True)
-def _version(version: Annotated[bool, typer.Option("--version", help="print the version")] = False) -> None:
+def _start(
+    context: typer.Context, version: Annotated[bool, typer.Option("--version", help="print the version")] = False
+) -> None:
     if version:
         from importlib.metadata import version as installed
 
         out.print(f"regard {installed('regard')}", highlight=False)
-        raise typer.Exit
+    elif context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
 def _ids(text: str | None) -> list[str] | None:

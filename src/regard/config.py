@@ -52,7 +52,8 @@ class ModelSettings(Section):
 class TrainSettings(Section):
     """How weights are learned."""
 
-    epochs: int = Field(30, ge=1, description="passes over the training events; the learning-rate schedule spans them")
+    epochs: int = Field(12, ge=1, description="passes over the training events; the learning-rate schedule spans them")
+    min_steps: int = Field(2000, ge=1, description="small data gets more passes, until the schedule has so many steps")
     seed: int = Field(1, ge=0, description="seeds weights, order of batches, windows, dropout and negatives")
     batch_tokens: int = Field(4096, ge=1, description="training events in one step, about")
     optimizer: Literal["adamw", "adam"] = Field("adamw", description="AdamW or Adam")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -23,45 +23,71 @@ def inspection(told: Mapping[str, Any], console: Console, *, as_json: bool) -> N
     if as_json:
         print_json(told, console)
         return
-    counts, time, report = told["counts"], told["time"], told["import"]
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(style="bold")
-    table.add_row("counts", f"{counts['events']:,} events, {counts['users']:,} users, {counts['items']:,} items")
-    table.add_row("time", _time(time))
-    for name in ("events_per_user", "events_per_item"):
-        spread = ", ".join(f"{key} {value:,.4g}" for key, value in told[name].items())
-        table.add_row(name.replace("_", " "), spread)
-    repeats = told["repeats"]
-    table.add_row("repeats", f"{repeats['share']:.1%} of events; {repeats['exact']:,} are the same in everything")
-    for name in ("behaviours", "parts"):
-        if name in told:
-            table.add_row(name, ", ".join(f"{key} {value:,}" for key, value in told[name].items()))
-    for name, values in told.get("context", {}).items():
-        top = ", ".join(f"{key} {value:,}" for key, value in list(values["top"].items())[:5])
-        table.add_row(f"context {name}", f"{values['values']:,} values: {top}{', …' if values['values'] > 5 else ''}")
-    if "items" in told:
-        filled = ", ".join(f"{key} {value:,}" for key, value in told["items"]["columns"].items())
-        table.add_row("item table", f"items with {filled}")
-    refused = report["refused"]
-    table.add_row("rows", f"{report['rows_read']:,} read, {report['rows_kept']:,} kept")
-    console.print(table, highlight=False)
-    for reason, rows in refused.items():
-        first = ", ".join(map(str, rows["first_rows"]))
-        console.print(
-            f"refused: {rows['count']:,} times: {reason}, first in rows {first}", style="yellow", highlight=False
-        )
-    for note in report.get("notes", []):
+    facts = Table(box=None, show_header=False, pad_edge=False)
+    facts.add_column(style="bold", no_wrap=True)
+    for name, fact in _facts(told):
+        facts.add_row(name, Text(fact))
+    console.print(facts, highlight=False)
+    console.print()
+    console.print(_spread(told), highlight=False)
+    for reason, rows in told["import"]["refused"].items():
+        one = rows["count"] == 1
+        first = ", ".join(map(str, rows["first_rows"])) + ", …" * (rows["count"] > len(rows["first_rows"]))
+        text = f"refused: {rows['count']:,} row{'s' * (not one)}, {reason} (row{'s' * (not one)} {first})"
+        console.print(text, style="yellow", markup=False, highlight=False)
+    for note in told["import"].get("notes", []):
         console.print(f"note: {note}", style="yellow", markup=False, highlight=False)
     if told.get("verified"):
         console.print("all files match their checksums", style="green")
 
 
+def _facts(told: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    counts, time, repeats, report = told["counts"], told["time"], told["repeats"], told["import"]
+    yield "rows", f"{report['rows_read']:,} read, {report['rows_kept']:,} kept"
+    yield "counts", f"{counts['events']:,} events, {counts['users']:,} users, {counts['items']:,} items"
+    for columns in dict.fromkeys(_columns(source["columns"]) for source in told["sources"]):
+        yield "columns", columns
+    yield "time", _time(time)
+    if time.get("ties") is not None:
+        yield "ties", f"{time['ties']:,} events have the time of another event of their user"
+    again = f"{100 * repeats['share']:.1f} % of events are of an item their user had before"
+    yield "repeats", f"{again}, {repeats['exact']:,} agree in time too" + " and behaviour" * ("behaviours" in told)
+    for name in ("behaviours", "parts"):
+        if name in told:
+            yield name, _counted(told[name])
+    for name, values in told.get("context", {}).items():
+        top = dict(list(values["top"].items())[:5])
+        yield f"context {name}", f"{values['values']:,} values: {_counted(top)}{', …' if values['values'] > 5 else ''}"
+    if "items" in told:
+        yield "item table", f"{told['items']['described']:,} items, with {_counted(told['items']['columns'])}"
+
+
+def _columns(columns: Mapping[str, str | Sequence[str]]) -> str:
+    pairs = ((role, column if isinstance(column, str) else " and ".join(column)) for role, column in columns.items())
+    return ", ".join(f"{role} = {column}" for role, column in pairs)
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{value} ({count:,})" for value, count in counts.items())
+
+
 def _time(time: Mapping[str, Any]) -> str:
     if time["kind"] == "none":
         return "none: no column says when, so nothing that needs an order can be done"
-    ties = f", {time['ties']:,} ties within users" if time.get("ties") is not None else ""
-    unit = f" in {time['unit']}" if time["unit"] and time["kind"] == "timestamp" else ""
-    return f"{time['kind']}{unit}, {time['first']} to {time['last']}{ties}"
+    if time["kind"] == "order":
+        return f"order within a user, {time['first']:,} to {time['last']:,}"
+    first, last = (str(time[end])[:16].replace("T", " ") for end in ("first", "last"))
+    return f"timestamps ({time['unit']}), {first} to {last} UTC"
+
+
+def _spread(told: Mapping[str, Any]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="")
+    table.add_column(style="bold", no_wrap=True)
+    for head in told["events_per_user"]:
+        table.add_column(head, justify="right")
+    for name in ("events_per_user", "events_per_item"):
+        table.add_row(name.replace("_", " "), *(f"{value:,.4g}" for value in told[name].values()))
+    return table
 
 
 def run(trained: Run, console: Console, *, as_json: bool) -> None:
@@ -73,13 +99,14 @@ def run(trained: Run, console: Console, *, as_json: bool) -> None:
             {"path": str(trained.path), **{key: told[key] for key in keys}, "epochs": len(told["epochs"])}, console
         )
         return
-    console.print(f"[bold]{told['model']}[/] trained on split {told['split']['rule']}, run in {trained.path}")
+    console.print(f"[bold]{told['model']}[/] trained on split {told['split']['rule']}, run in {trained.path}", soft_wrap=True)
     if told["choice"]:
         console.print("validation chose " + ", ".join(f"{k} = {v}" for k, v in told["choice"].items()), highlight=False)
     if told["validation"]:
         figures = ", ".join(f"{name} {value:.4f}" for name, value in told["validation"].items())
         console.print(f"validation: {figures}", highlight=False)
-    console.print(f"next: regard evaluate {trained.path}", style="dim", highlight=False)
+    following = f"recommend {trained.path} --user …" if told["split"]["rule"] == "none" else f"evaluate {trained.path}"
+    console.print(f"next: regard {following}", style="dim", highlight=False, soft_wrap=True)
 
 
 def evaluation(found: Evaluation, console: Console, *, as_json: bool) -> None:

@@ -29,7 +29,7 @@ ITEMS = 40
 
 
 def learner(epochs: int = 4, **changes: object) -> tuple[Retriever, TrainingBatches, TrainSettings]:
-    settings = TrainSettings(epochs=epochs, batch_tokens=64, learning_rate=1e-2, **changes)  # type: ignore[arg-type]
+    settings = TrainSettings(epochs=epochs, min_steps=1, batch_tokens=64, learning_rate=1e-2, **changes)  # type: ignore[arg-type]
     torch.manual_seed(settings.seed)
     lengths = np.random.default_rng(0).integers(1, 30, 60)
     ends = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
@@ -155,6 +155,13 @@ def test_seeds_decide(tmp_path: Path) -> None:
     same, other = zip(*ends[:2], strict=True), zip(*ends[1:], strict=True)
     assert all(torch.equal(a, b) for a, b in same)
     assert not all(torch.equal(a, b) for a, b in other)
+
+
+def test_small_data_gets_more_passes_until_the_schedule_has_enough_steps(tmp_path: Path) -> None:
+    model, batches, settings = learner(epochs=1)
+    steps = batches.steps_per_epoch()
+    rows = fit(model, batches, settings.model_copy(update={"min_steps": 2 * steps + 1}), tmp_path)
+    assert len(rows) == 3
 
 
 def test_schedule_rises_then_falls_as_a_cosine() -> None:

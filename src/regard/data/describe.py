@@ -17,14 +17,15 @@ _MOST_VALUES = 20
 def describe(dataset: Dataset) -> dict[str, Any]:
     """Return JSON-able facts of a dataset.
 
-    Keys: counts; time {kind, unit, first, last, ties}; events_per_user, events_per_item (quantiles over those with
-    events); repeats {share, exact}: events whose user had the item before, and events that are the same in everything;
-    behaviours, context, parts {value: events}; label; items (coverage of the item table); import (rows read, kept,
-    refused, notes, format…).
+    Keys: sources (paths and columns, guessed ones included); counts; time {kind, unit, first, last, ties};
+    events_per_user, events_per_item (quantiles over those with events); repeats {share, exact}: events whose user had
+    the item before, and events that are the same in everything; behaviours, context, parts {value: events}; label;
+    items (coverage of the item table); import (rows read, kept, refused, notes, format…).
     """
     report = dict(dataset.manifest["report"])
     per_item = np.bincount(dataset.item, minlength=dataset.n_items + 1)[1:]
     found: dict[str, Any] = {
+        "sources": dataset.manifest["made_by"]["sources"],
         "counts": {"users": dataset.n_users, "items": dataset.n_items, "events": dataset.n_events},
         "time": _time(dataset, report.pop("time_unit", ""), report.pop("ties_in_time", None)),
         "events_per_user": _quantiles(np.diff(dataset.offsets)[1:]),

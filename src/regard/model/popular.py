@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from regard.data.batches import Histories
 from regard.data.cases import Int64, ranges
-from regard.errors import ProtocolError
+from regard.data.cuts import check_time
 
 if TYPE_CHECKING:
     from regard.data.split import Split
@@ -138,9 +138,6 @@ def training_events(dataset: Dataset, split: Split) -> tuple[Int64, npt.NDArray[
 
 
 def _times(dataset: Dataset) -> Int64:
-    if dataset.time_kind != "timestamp" or dataset.time is None:
-        raise ProtocolError(
-            f"recent-popular needs timestamps, but the time kind of this log is {dataset.time_kind!r}; use popular, or "
-            "prepare it again with --time-kind timestamp if its times are dates"
-        )
+    check_time("recent-popular", "timestamp", dataset.time_kind, instead="popular")
+    assert dataset.time is not None
     return dataset.time

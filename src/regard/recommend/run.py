@@ -89,6 +89,8 @@ class Run:
     def dataset(self, path: str | Path | None = None) -> Dataset:
         """Open the dataset it was trained on (`path` overrides where to look), or say that it is another one now."""
         told = self.manifest["dataset"]
+        if path is None and told["path"] is None:
+            raise InputError(f"{self.path} was trained on a dataset in memory; hand it over, or name a stored one")
         place = Path(path or told["path"])
         if path is None and not place.is_dir():
             raise InputError(f"{self.path} was trained on {place}, which is not there any more; name it with --data")

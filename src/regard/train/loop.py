@@ -117,7 +117,8 @@ class _Training:
         self.model, self.batches, self.settings = model, batches, settings
         self.folder, self.validate, self.watch = folder, validate, watch
         self.optimiser = _optimiser(model, settings)
-        self.steps = settings.epochs * batches.steps_per_epoch()
+        self.epochs = max(settings.epochs, -(-settings.min_steps // batches.steps_per_epoch()))
+        self.steps = self.epochs * batches.steps_per_epoch()
         self.device = next(model.parameters()).device
         self.precision = autocast_type(settings.precision, self.device)
         self.best: dict[str, Tensor] = {}
@@ -129,8 +130,8 @@ class _Training:
             self.state = _State(**position)
             self.batches.restore(self.state.loader)
             self.watch.note(f"resumed at epoch {self.state.epoch + 1}, step {self.state.step}")
-        self.watch.start(self.settings.epochs, self.steps, self.state.step)
-        while self.state.epoch < self.settings.epochs and not self._waited_long_enough():
+        self.watch.start(self.epochs, self.steps, self.state.step)
+        while self.state.epoch < self.epochs and not self._waited_long_enough():
             self._epoch()
         if self.best:
             self.model.load_state_dict(self.best)

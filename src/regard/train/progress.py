@@ -23,6 +23,7 @@ class Watch:
         self._bar: Progress | None = None
         self._task: TaskID | None = None
         self._shown = 0.0
+        self._headed = False
 
     def start(self, epochs: int, steps: int, done: int) -> None:
         """Begin; `steps` is the number of steps of the whole schedule, `done` how many of them lie behind."""
@@ -55,21 +56,30 @@ class Watch:
         )
 
     def epoch(self, row: Mapping[str, Any], metric: str) -> None:
-        """An epoch is over: `row` is what goes into the log."""
+        """An epoch is over: `row` is what goes into the log; the first one is told under a line of heads."""
         if self.quiet:
             return
         validation = row.get("validation", {}).get(metric)
-        text = f"epoch {row['epoch']:>3}/{self.epochs}  loss {row['loss']:.4f}"
-        text += "" if validation is None else f"  validation {metric} {validation:.4f}{' *' if row['best'] else '  '}"
-        text += f"  {row['targets_per_second']:>8,.0f} targets/s  {row['seconds']:.1f} s  {row['memory_gb']:.1f} GB"
-        self.console.print(text, highlight=False)
+        cells = {
+            "epoch": (f"{row['epoch']}/{self.epochs}", 7),
+            "loss": (f"{row['loss']:.4f}", 7),
+            f"validation {metric}": ("" if validation is None else f"{validation:.4f}{' *' if row['best'] else '  '}", 0),
+            "targets/s": (f"{row['targets_per_second']:,.0f}", 10),
+            "seconds": (f"{row['seconds']:.1f}", 7),
+            "memory": (f"{row['memory_gb']:.1f} GB", 7),
+        }
+        told = {head: (text, max(width, len(head))) for head, (text, width) in cells.items() if text}
+        if not self._headed:
+            self._headed = True
+            self.note("  ".join(head.rjust(width) for head, (_, width) in told.items()))
+        self.note("  ".join(text.rjust(width) for text, width in told.values()))
         if self._bar is not None and self._task is not None and validation is not None and row["best"]:
             self._bar.update(self._task, best=f"best {metric} {validation:.4f}")
 
     def note(self, text: str) -> None:
         """Say something once."""
         if not self.quiet:
-            self.console.print(text, highlight=False)
+            self.console.print(text, highlight=False, soft_wrap=True)
 
     def __enter__(self) -> Self:
         """Use as a context, so that the bar is taken down whatever happens."""
