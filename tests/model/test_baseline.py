@@ -183,7 +183,7 @@ def test_every_choice_fits_and_survives_json(name, kind):
     dataset, _ = dataset_of([(user, item, day * DAY, 0, 0) for user, item, day in EVENTS], kind=kind)
     split = make_split(dataset, "none")
     if name == "recent-popular" and kind != "timestamp":
-        with pytest.raises(ProtocolError, match=f"needs timestamps, but the time kind of this log is '{kind}'"):
+        with pytest.raises(ProtocolError, match=r"needs timestamps, but this log has (no time column|times)"):
             BASELINES[name].choices(dataset, split)
         with pytest.raises(ProtocolError, match="needs timestamps"):
             BASELINES[name].fit(dataset, split)
