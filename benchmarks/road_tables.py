@@ -106,7 +106,7 @@ def _measured_by(cells: Sequence[Found]) -> str:
 
     return (
         f"{all_of('machine', 'processor')}, {all_of('machine', 'cores')} cores, {all_of('machine', 'device')}, "
-        f"threads {all_of('machine', 'threads')}; matrix products of self-attention in {all_of('machine', 'precision')}; "
+        f"threads {all_of('machine', 'threads')}; self-attention multiplies in {all_of('machine', 'precision')}; "
         f"torch {all_of('machine', 'torch')}, Python {all_of('machine', 'python')}; "
         f"regard {all_of('code', 'regard')} at commit {all_of('code', 'commit')}.\n\n"
         f"Other work on the machine: load up to {max(cell['load'] for cell in ran):.1f} before a cell began; "
