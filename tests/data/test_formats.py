@@ -15,6 +15,8 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from regard.data.events import EventLog
 from regard.data.sources import Columns, Source
@@ -210,6 +212,25 @@ def test_any_separator(given, used, tmp_path):
     (tmp_path / "log.txt").write_text(joined([["user", "item"], ["a", "x"], ["b,c", "y;z"]], used), encoding="utf-8")
     log = EventLog.read(tmp_path / "log.txt", separator=given)
     assert (log.users.ids([1, 2]), log.items.ids([1, 2])) == (["a", "b,c"], ["x", "y;z"])
+
+
+texts = st.text(st.characters(exclude_categories=["Cs", "Cc"], include_characters="\n\t\"\x85"), min_size=1, max_size=5)
+words = texts.filter(lambda text: text.strip(" "))
+
+
+@given(st.lists(st.tuples(words, words), min_size=1, max_size=12), st.sampled_from([",", ";", "json"]))
+def test_ids_of_any_script_come_back_as_given(tmp_path_factory, rows, kind):
+    path = tmp_path_factory.mktemp("log") / "log"
+    out = io.StringIO(newline="")
+    if kind == "json":
+        out.writelines(json.dumps({"user": user, "item": item}) + "\n" for user, item in rows)
+    else:
+        csv.writer(out, delimiter=kind, lineterminator="\n").writerows([("user", "item"), *rows])
+    path.write_bytes(out.getvalue().encode())
+    log = EventLog.read(path, Columns("user", "item"))
+    found = log.connection.execute('SELECT "user", item FROM events ORDER BY row').fetchall()
+    assert [(log.users.id(user), log.items.id(item)) for user, item in found] == rows
+    assert log.report["refused"] == {}
 
 
 def test_globs_lists_and_mixtures_make_one_log(tmp_path):
