@@ -61,11 +61,12 @@ class TrainSettings(Section):
     weight_decay: float = Field(0.0, ge=0, description="decay of matrices, embeddings excepted")
     warmup: float = Field(0.05, ge=0, lt=1, description="share of all steps with rising learning rate; cosine after it")
     clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
-    patience: int = Field(8, ge=1, description="epochs without a better validation figure before stopping")
+    validations: int = Field(24, ge=1, description="looks at validation, at most; spread evenly over the epochs")
+    patience: int = Field(8, ge=1, description="looks at validation without a better figure before stopping")
     metric: str = Field("ndcg@10", description="validation figure that chooses the best weights")
     precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto = bfloat16 where it is fast")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto = cuda where there is one")
-    threads: int = Field(0, ge=0, description="CPU threads; 0 = as many as cores")
+    threads: int = Field(0, ge=0, description="CPU threads; 0 = all cores, or what OMP_NUM_THREADS says")
 
 
 class EvaluateSettings(Section):

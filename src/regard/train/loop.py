@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -66,7 +65,7 @@ class _State:
     batches: int = 0
     seconds: float = 0.0
     best: float = -math.inf
-    best_epoch: int = -1
+    looks: int = 0  # at validation since the best one
     loader: dict[str, int] = field(default_factory=dict)
     rows: list[dict[str, Any]] = field(default_factory=list)
 
@@ -139,7 +138,12 @@ class _Training:
         return self.state.rows
 
     def _waited_long_enough(self) -> bool:
-        return self.state.best_epoch >= 0 and self.state.epoch - 1 - self.state.best_epoch >= self.settings.patience
+        return self.state.looks >= self.settings.patience
+
+    def _look_due(self) -> bool:
+        """Whether validation is looked at after this epoch: on small data, looking costs more than learning."""
+        every = -(-self.epochs // self.settings.validations)
+        return (self.state.epoch + 1) % every == 0 or self.state.epoch + 1 == self.epochs
 
     def _epoch(self) -> None:
         state, settings = self.state, self.settings
@@ -157,7 +161,7 @@ class _Training:
             if now - saved > _CHECKPOINT_SECONDS:
                 saved = now
                 self._save()
-        figures = dict(self.validate()) if self.validate else {}
+        figures = dict(self.validate()) if self.validate and self._look_due() else {}
         self._close_epoch(figures)
         self._save()
         self.watch.epoch(state.rows[-1], settings.metric)
@@ -183,8 +187,9 @@ class _Training:
     def _close_epoch(self, figures: dict[str, float]) -> None:
         state, metric = self.state, self.settings.metric
         better = metric in figures and figures[metric] > state.best
+        state.looks += bool(figures)
         if better:
-            state.best, state.best_epoch = figures[metric], state.epoch
+            state.best, state.looks = figures[metric], 0
             self.best = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
         row = {
             "epoch": state.epoch + 1,
@@ -234,8 +239,9 @@ def choose_device(name: str) -> torch.device:
 
 
 def set_threads(count: int) -> None:
-    """Use `count` CPU threads, 0 = one per core that this process may use."""
-    torch.set_num_threads(count or len(os.sched_getaffinity(0)))
+    """Use `count` CPU threads; 0 leaves it to torch, which takes all cores or what OMP_NUM_THREADS says."""
+    if count:
+        torch.set_num_threads(count)
 
 
 def _cpu_multiplies_bfloat16() -> bool:
