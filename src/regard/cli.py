@@ -31,9 +31,13 @@ out = _console(sys.stdout)
 told = _console(sys.stderr)
 MISUSE: type[Exception] = typer.BadParameter.__mro__[1]  # click's UsageError, wherever typer keeps it
 
+RunFolder = Annotated[Path, typer.Argument(help="a folder made by regard train")]
+Count = Annotated[int, typer.Option("-k", help="how many items")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON instead of tables")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="no progress, no notes")]
-Set = Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="change one setting")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="change one setting; may be repeated")
+]
 Data = Annotated[Path | None, typer.Option("--data", help="the dataset, if it is not where the run says")]
 
 
@@ -135,7 +139,9 @@ def inspect(
     separator: Annotated[str | None, typer.Option(help="column separator, for a log")] = None,
     encoding: Annotated[str | None, typer.Option(help="utf-8 or latin-1, for a log")] = None,
     time_kind: Annotated[str | None, typer.Option(help="timestamp, order or none, for a log")] = None,
-    verify: Annotated[bool, typer.Option("--verify", help="read all files of a dataset and check their checksums")] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="read all files of a dataset and check their checksums")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """The import doctor: what is in a log or dataset, and what is odd about it.
@@ -156,17 +162,19 @@ def inspect(
 
 @app.command()
 def train(
-    dataset: Annotated[Path, typer.Argument(help="a folder made by `regard prepare`")],
+    dataset: Annotated[Path, typer.Argument(help="a folder made by regard prepare")],
     run: Annotated[Path | None, typer.Option("--out", help="folder to write the run to")] = None,
     model: Annotated[
-        str | None, typer.Option(help="popular, recent-popular, repeat, co-visit or self-attention")
+        str | None, typer.Option(help="popular, recent-popular, repeat, co-visit or self-attention (the default)")
     ] = None,
     split: Annotated[
         str | None,
-        typer.Option(help="leave-one-out, time:Q, last-days:N, users:F, parts, random:A,B,C or none"),
+        typer.Option(
+            help="leave-one-out, time:Q, last-days:N, users:F, parts, random:A,B,C or none; default: as the log allows"
+        ),
     ] = None,
-    targets: Annotated[str | None, typer.Option(help="next, last or set")] = None,
-    seen: Annotated[str | None, typer.Option(help="filter or keep items of the history")] = None,
+    targets: Annotated[str | None, typer.Option(help="next, last or set: which held-back events are targets")] = None,
+    seen: Annotated[str | None, typer.Option(help="filter or keep items of the history; default: by the log")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda")] = None,
     assignments: Set = None,
     config: Annotated[Path | None, typer.Option(help="file of settings, TOML or JSON; --set goes on top")] = None,
@@ -191,13 +199,17 @@ def train(
     }
     changes = [f'{name}="{value}"' for name, value in given.items() if value] + (assignments or [])
     settings = pipeline.settings_from(config, changes)
-    trained = pipeline.train(dataset, settings, run, resume=resume, console=None if quiet or as_json else told)
+    try:
+        trained = pipeline.train(dataset, settings, run, resume=resume, console=None if quiet or as_json else told)
+    except KeyboardInterrupt:
+        told.print("the same command with --resume goes on from the last checkpoint")
+        raise
     show.run(trained, out, as_json=as_json)
 
 
 @app.command()
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="a folder made by `regard train`")],
+    run: RunFolder,
     on: Annotated[str, typer.Option(help="validation or test")] = "test",
     baselines: Annotated[str, typer.Option(help="all, or names separated by commas")] = "popular",
     data: Data = None,
@@ -230,10 +242,10 @@ def compare(
 
 @app.command()
 def recommend(
-    run: Annotated[Path, typer.Argument(help="a folder made by `regard train`")],
+    run: RunFolder,
     user: Annotated[str | None, typer.Option(help="a user of the dataset")] = None,
     history: Annotated[str | None, typer.Option(help="item ids, oldest first, separated by commas")] = None,
-    k: Annotated[int, typer.Option("-k", help="how many items")] = 10,
+    k: Count = 10,
     candidates: Annotated[str | None, typer.Option(help="only these item ids, separated by commas")] = None,
     exclude: Annotated[str | None, typer.Option(help="not these item ids, separated by commas")] = None,
     seen: Annotated[str | None, typer.Option(help="filter or keep items of the history; default as trained")] = None,
@@ -271,9 +283,9 @@ def recommend(
 
 @app.command()
 def similar(
-    run: Annotated[Path, typer.Argument(help="a folder made by `regard train`")],
+    run: RunFolder,
     item: Annotated[str, typer.Option(help="an item id")],
-    k: Annotated[int, typer.Option("-k", help="how many items")] = 10,
+    k: Count = 10,
     as_json: Json = False,
 ) -> None:
     """Items whose learned vectors are closest to that of an item.
@@ -287,7 +299,7 @@ def similar(
 
 @app.command()
 def vectors(
-    run: Annotated[Path, typer.Argument(help="a folder made by `regard train`")],
+    run: RunFolder,
     table: Annotated[Path | None, typer.Option("--out", help="Parquet file to write")] = None,
     as_json: Json = False,
 ) -> None:

@@ -51,7 +51,7 @@ def _facts(told: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if time.get("ties") is not None:
         yield "ties", f"{time['ties']:,} events have the time of another event of their user"
     again = f"{100 * repeats['share']:.1f} % of events are of an item their user had before"
-    yield "repeats", f"{again}, {repeats['exact']:,} agree in time too" + " and behaviour" * ("behaviours" in told)
+    yield "repeats", f"{again}; {repeats['exact']:,} are exact"
     for name in ("behaviours", "parts"):
         if name in told:
             yield name, _counted(told[name])
@@ -86,8 +86,12 @@ def _spread(told: Mapping[str, Any]) -> Table:
     for head in told["events_per_user"]:
         table.add_column(head, justify="right")
     for name in ("events_per_user", "events_per_item"):
-        table.add_row(name.replace("_", " "), *(f"{value:,.4g}" for value in told[name].values()))
+        table.add_row(name.replace("_", " "), *map(_number, told[name].values()))
     return table
+
+
+def _number(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.1f}"
 
 
 def run(trained: Run, console: Console, *, as_json: bool) -> None:
@@ -99,7 +103,8 @@ def run(trained: Run, console: Console, *, as_json: bool) -> None:
             {"path": str(trained.path), **{key: told[key] for key in keys}, "epochs": len(told["epochs"])}, console
         )
         return
-    console.print(f"[bold]{told['model']}[/] trained on split {told['split']['rule']}, run in {trained.path}", soft_wrap=True)
+    said = Text.assemble((told["model"], "bold"), f" trained on split {told['split']['rule']}, run in {trained.path}")
+    console.print(said, soft_wrap=True)
     if told["choice"]:
         console.print("validation chose " + ", ".join(f"{k} = {v}" for k, v in told["choice"].items()), highlight=False)
     if told["validation"]:

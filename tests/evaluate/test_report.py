@@ -72,7 +72,7 @@ def test_it_says_who_is_ahead(measured):
     (line,) = outcome("self-attention", strong, {"popular": weak})
     assert line.startswith("self-attention is ahead of the best baseline, popular: ndcg@10 +0.")
     lines = outcome("self-attention", weak, {"popular": measured(0.9), "repeat": strong})
-    assert lines[0].startswith("A baseline wins: repeat is ahead of self-attention, which has ndcg@10 -0.")
+    assert lines[0].startswith("A baseline wins: repeat is ahead of self-attention, whose ndcg@10 differs by -0.")
     assert any(line.startswith("On hit_rate@10 a baseline is ahead: repeat ") for line in lines[1:])
     (same,) = outcome("self-attention", weak, {"popular": weak})
     assert "cannot be told apart" in same

@@ -39,7 +39,7 @@ def metrics_table(
     """Return a table of models by metrics at `k`, intervals under the values; `*` marks the best, the oracle apart."""
     rows = {name: result, **baselines}
     keys = _columns(rows, k)
-    table = _table(None, "", *(key.replace("|", "\n|") for key in keys))
+    table = _table(None, "", *(key.replace("|", "\n|").replace("coverage@", "coverage\n@") for key in keys))
     best = {key: max((row.metrics[key]["value"] or 0 for row in rows.values()), default=0) for key in keys}
     for label, row in rows.items():
         cells = [_cell(row.metrics[key], best[key], key) for key in keys]
@@ -69,8 +69,11 @@ def outcome(name: str, result: Result, baselines: Mapping[str, Result]) -> list[
 def strata_table(name: str, result: Result, floor: Result | None = None, *, key: str | None = None) -> Table:
     """Return a table of one metric (the first ndcg) by history length and by training events of the target."""
     key = key or f"ndcg@{min(_cut(each) for each in result.metrics)}"
-    heads = ("users", "cases", "targets", name, "interval", *([] if floor is None else [FLOOR]))
-    table = _table(f"{key} by what was known", "", *heads)
+    several = any(stratum["cases"] != stratum["targets"] for stratum in result.strata.values())
+    parts = ("users", "cases", "targets") if several else ("users", "targets")
+    heads = (*parts, name, "interval", *([] if floor is None else [FLOOR]))
+    title = f"{key} by what was known\nevents in the history, and training events of the target"
+    table = _table(title, "", *heads)
     kind = ""
     for label, stratum in result.strata.items():
         if kind and not label.startswith(kind):
@@ -78,7 +81,7 @@ def strata_table(name: str, result: Result, floor: Result | None = None, *, key:
         kind = label.rpartition(" ")[0]
         number = stratum["metrics"][key]
         beside = [] if floor is None else [_point(_in_stratum(floor, label, key))]
-        counts = (f"{stratum[part]:,}" for part in ("users", "cases", "targets"))
+        counts = (f"{stratum[part]:,}" for part in parts)
         table.add_row(label, *counts, _point(number["value"]), _interval(number), *beside)
     return table
 
@@ -150,15 +153,15 @@ def _tells(key: str, rows: Sequence[Mapping[str, Any]]) -> bool:
 def _against_best(name: str, result: Result, best: str, baseline: Result, key: str) -> str:
     resamples = result.protocol["interval"]["resamples"]
     row = compare({best: baseline, name: result}, bootstrap=resamples)["against"][name][key]
-    numbers = f"{key} {row['difference']:+.4f} ({_percent(row['relative'], '+')})"
+    numbers = f"{row['difference']:+.4f} ({_percent(row['relative'], '+')})"
     if row["low"] is None:
         word = "higher" if row["difference"] > 0 else "no higher"
-        return f"{name} has a {word} value than the best baseline, {best}: {numbers}, no interval."
+        return f"{name} has a {word} value than the best baseline, {best}: {key} {numbers}, no interval."
     numbers += f", 95 % interval {row['low']:+.4f} to {row['high']:+.4f}"
     return {
-        "ahead": f"{name} is ahead of the best baseline, {best}: {numbers}.",
-        "unclear": f"{name} and the best baseline, {best}, cannot be told apart: {numbers}.",
-        "behind": f"A baseline wins: {best} is ahead of {name}, which has {numbers}.",
+        "ahead": f"{name} is ahead of the best baseline, {best}: {key} {numbers}.",
+        "unclear": f"{name} and the best baseline, {best}, cannot be told apart: {key} {numbers}.",
+        "behind": f"A baseline wins: {best} is ahead of {name}, whose {key} differs by {numbers}.",
     }[verdict(row)]
 
 

@@ -1,4 +1,4 @@
-"""What a person sees while a model learns: a bar in a terminal, a line per epoch elsewhere, nothing when quiet."""
+"""What a person sees while a model learns: a row per epoch, a bar below it in a terminal, nothing when quiet."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+_ROWS = 24  # of a table of epochs, where nobody looks at validation
+
 
 class Watch:
     """Follows a training; rates count targets, that is, events that enter the loss."""
@@ -23,7 +25,8 @@ class Watch:
         self._bar: Progress | None = None
         self._task: TaskID | None = None
         self._shown = 0.0
-        self._headed = False
+        self._looks = False
+        self._heads: list[str] = []
 
     def start(self, epochs: int, steps: int, done: int) -> None:
         """Begin; `steps` is the number of steps of the whole schedule, `done` how many of them lie behind."""
@@ -56,25 +59,35 @@ class Watch:
         )
 
     def epoch(self, row: Mapping[str, Any], metric: str) -> None:
-        """An epoch is over: `row` is what goes into the log; the first one is told under a line of heads."""
+        """An epoch is over: `row` is what goes into the log. Where epochs are many, those that were looked at are told.
+
+        Lines have 80 columns at most; the first one comes under a line of heads.
+        """
         if self.quiet:
             return
-        validation = row.get("validation", {}).get(metric)
-        cells = {
-            "epoch": (f"{row['epoch']}/{self.epochs}", 7),
-            "loss": (f"{row['loss']:.4f}", 7),
-            f"validation {metric}": ("" if validation is None else f"{validation:.4f}{' *' if row['best'] else '  '}", 0),
-            "targets/s": (f"{row['targets_per_second']:,.0f}", 10),
-            "seconds": (f"{row['seconds']:.1f}", 7),
-            "memory": (f"{row['memory_gb']:.1f} GB", 7),
-        }
-        told = {head: (text, max(width, len(head))) for head, (text, width) in cells.items() if text}
-        if not self._headed:
-            self._headed = True
-            self.note("  ".join(head.rjust(width) for head, (_, width) in told.items()))
-        self.note("  ".join(text.rjust(width) for text, width in told.values()))
-        if self._bar is not None and self._task is not None and validation is not None and row["best"]:
-            self._bar.update(self._task, best=f"best {metric} {validation:.4f}")
+        figure = row.get("validation", {}).get(metric)
+        self._looks = self._looks or figure is not None
+        turn = row["epoch"] == self.epochs or row["epoch"] % -(-self.epochs // _ROWS) == 0
+        if figure is None and (self._looks or not turn):
+            return
+        best = " *" if row["best"] else "  "
+        cells = {"epoch": (f"{row['epoch']}/{self.epochs}", 9), "loss": (f"{row['loss']:.4f}", 7)}
+        if self._looks:
+            cells[f"validation {metric}"] = (f"{figure:.4f}{best}", 0)
+        cells["targets/s"] = (f"{row['targets_per_second']:,.0f}", 10)
+        cells["seconds"] = (f"{row['seconds']:.1f}", 0)
+        cells["memory"] = (f"{row['memory_gb']:.1f} GB", 7)
+        self._row(cells)
+        if self._bar is not None and self._task is not None and row["best"]:
+            self._bar.update(self._task, best=f"best {metric} {figure:.4f}")
+
+    def _row(self, cells: Mapping[str, tuple[str, int]]) -> None:
+        """Print texts under their heads, right-aligned; the numbers are least widths."""
+        widths = {head: max(width, len(head)) for head, (_, width) in cells.items()}
+        if list(cells) != self._heads:
+            self._heads = list(cells)
+            self.note("  ".join(head.rjust(width) for head, width in widths.items()))
+        self.note("  ".join(text.rjust(widths[head]) for head, (text, _) in cells.items()))
 
     def note(self, text: str) -> None:
         """Say something once."""
