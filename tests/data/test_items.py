@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from regard.data.items import checked_items, item_report, read_items
@@ -14,6 +14,7 @@ from regard.data.sources import ItemColumns, ItemSource
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=3)
 
 
+@settings(max_examples=20)
 @given(st.lists(st.tuples(texts, texts), min_size=1, max_size=20))
 def test_each_item_once_the_first_counts(rows):
     table = pa.table({"id": [row[0] for row in rows], "title": [row[1] for row in rows]})

@@ -93,6 +93,7 @@ def test_what_is_stored_is_what_was_read(rows, kind):
     }
 
 
+@settings(max_examples=20)
 @given(logs())
 def test_repeats_and_ties_are_counted(rows):
     rows = [(*row[:6], None) for row in rows]

@@ -7,7 +7,7 @@ from decimal import Decimal
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from regard.data.events import EventLog
@@ -40,6 +40,7 @@ WRITTEN = {
 
 
 @pytest.mark.parametrize("unit", WRITTEN)
+@settings(max_examples=10)  # each with a column of values
 @given(st.lists(moments, min_size=1, max_size=20))
 def test_numbers_that_are_dates(unit, when):
     exact = [(one - EPOCH) // MICROSECOND for one in when]
@@ -49,6 +50,7 @@ def test_numbers_that_are_dates(unit, when):
     assert found == [us // step * step for us in exact]
 
 
+@settings(max_examples=10)  # each with a column of values
 @given(st.lists(moments, min_size=1, max_size=20), st.sampled_from(["Z", "+00:00", "", "-05:30", " Europe/Paris"]))
 def test_iso_dates(when, zone):
     shift = {"-05:30": timedelta(hours=5, minutes=30)}.get(zone, timedelta())
@@ -79,6 +81,7 @@ def test_shapes_of_dates(texts, microseconds):
     assert read(texts)[1] == [microseconds]
 
 
+@settings(max_examples=10)  # each with a column of values
 @given(st.lists(st.integers(-(2**62), 2**62).filter(lambda n: not n >= 631_152_000), min_size=1, max_size=20))
 def test_other_integers_are_an_order(times):
     log, found = read(times)
