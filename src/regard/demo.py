@@ -25,8 +25,19 @@ from regard.training import Protocol
 SETTINGS = Settings.of(
     {
         "data": {"split": "time:0.9"},
-        "model": {"name": "self-attention", "width": 64, "time_gaps": True, "dropout": 0.3},
-        "train": {"epochs": 20, "batch_tokens": 2048, "learning_rate": 3e-3},
+        "model": {
+            "width": 64,
+            "positions": "none",
+            "time_lags": True,
+            "attributes": ["category"],
+        },
+        "train": {
+            "epochs": 20,
+            "batch_tokens": 512,
+            "learning_rate": 5e-3,
+            "weight_decay": 0.1,
+            "precision": "float32",
+        },
         "evaluate": {"validation_cases": 2000},
     }
 )

@@ -12,6 +12,7 @@ import torch
 from rich.console import Console
 
 from regard.config import Settings
+from regard.data.attributes import attribute_codes
 from regard.data.batches import TrainingBatches
 from regard.data.split import Cases, Part, Split, make_split, resolve_seen
 from regard.data.store import Dataset
@@ -94,7 +95,7 @@ def choose(protocol: Protocol) -> tuple[Retriever | Baseline, dict[str, Any]]:
     kind = BASELINES[settings.model.name]
     choices, cases = kind.choices(dataset, protocol.split), protocol.cases()
     if cases is None or len(choices) == 1:
-        return kind.fit(dataset, protocol.split, **choices[0]), {"choice": choices[0], "validation": {}, "epochs": []}
+        return kind.fit(dataset, protocol.split, **choices[0]), _told(choice=choices[0])
     best: tuple[float, dict[str, Any], Baseline, dict[str, float]] | None = None
     for choice in choices:
         model = kind.fit(dataset, protocol.split, **choice)
@@ -103,7 +104,12 @@ def choose(protocol: Protocol) -> tuple[Retriever | Baseline, dict[str, Any]]:
         if best is None or value > best[0]:
             best = value, choice, model, figures
     assert best is not None
-    return best[2], {"choice": best[1], "validation": best[3], "epochs": []}
+    return best[2], _told(choice=best[1], validation=best[3])
+
+
+def _told(**facts: Any) -> dict[str, Any]:
+    """What the manifest of a run says of its fitting."""
+    return {"choice": {}, "attributes": {}, "validation": {}, "epochs": [], **facts}
 
 
 def learn(
@@ -114,8 +120,12 @@ def learn(
     _check_learnable(dataset, settings)
     set_threads(settings.train.threads)
     torch.manual_seed(settings.train.seed)
-    model = build(settings, dataset.n_items, len(dataset.behaviours))
+    attributes = attribute_codes(dataset, settings.model.attributes)
+    sizes = {name: int(codes.max()) for name, codes in attributes.items()}
+    model = build(settings, dataset.n_items, len(dataset.behaviours), sizes)
     assert isinstance(model, Retriever)
+    for row, codes in enumerate(attributes.values()):
+        model.item_embedding.codes[row] = torch.from_numpy(codes)
     model.known = torch.from_numpy(protocol.split.training_item_counts(dataset) > 0)
     model.to(choose_device(settings.train.device))
     batches = TrainingBatches(
@@ -137,7 +147,7 @@ def learn(
         watch=Watch(console) if console else None,
     )
     best = next((row for row in reversed(rows) if row["best"]), rows[-1])
-    return model, {"choice": {}, "validation": best["validation"], "epochs": rows}
+    return model, _told(attributes=sizes, validation=best["validation"], epochs=rows)
 
 
 def _check_learnable(dataset: Dataset, settings: Settings) -> None:

@@ -25,7 +25,8 @@ FORMS = [
 
 def retriever(form: dict[str, object]) -> Retriever:
     settings = ModelSettings(width=20, window=13, **{"heads": 2, "dropout": 0.3, **form})
-    model = Retriever(ITEMS, 3, settings).eval()
+    model = Retriever(ITEMS, 3, settings, {"category": 4}).eval()
+    model.item_embedding.codes[0] = torch.arange(ITEMS + 1) % 5
     with torch.no_grad():
         model.nothing.normal_()
     return model
@@ -64,18 +65,18 @@ def test_batch_is_one_by_one(form: dict[str, object]) -> None:
 @pytest.mark.parametrize("form", FORMS)
 def test_no_state_sees_its_future(form: dict[str, object]) -> None:
     model, batch = retriever(form), histories([11])
-    states, _ = model.states(batch)
+    states, _ = model.states(batch, model.table)
     for drop in (1, 4, 10):
         shorter = rows(batch, 0, 1, drop)
-        earlier, _ = model.states(shorter)
+        earlier, _ = model.states(shorter, model.table)
         torch.testing.assert_close(states[: 11 - drop], earlier, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_asking_for_weights_changes_nothing(form: dict[str, object]) -> None:
     model, batch = retriever(form), histories([5, 0, 2])
-    fast, _ = model.states(batch)
-    slow, weights = model.states(batch, return_weights=True)
+    fast, _ = model.states(batch, model.table)
+    slow, weights = model.states(batch, model.table, return_weights=True)
     torch.testing.assert_close(fast, slow, atol=1e-5, rtol=1e-4)
     assert tuple(weights[0][0].shape) == (5, 5, model.encoder.blocks[0].attention.heads)
     assert weights[0][1].numel() == 0

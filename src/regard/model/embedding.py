@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -12,24 +14,44 @@ from regard.data.batches import Histories
 GAP_BUCKETS = 32
 
 
+class ItemTable(nn.Module):
+    """Item vectors: a row per item plus the rows of its attribute values, so that what is alike shares what is learned.
+
+    Row 0 belongs to unknown items, value 0 to items without that attribute.
+    """
+
+    def __init__(self, n_items: int, width: int, attributes: Mapping[str, int]) -> None:
+        super().__init__()
+        self.item = _table(n_items + 1, width)
+        self.values = nn.ParameterList([_table(count + 1, width) for count in attributes.values()])
+        self.codes: Tensor
+        self.register_buffer("codes", torch.zeros(len(attributes), n_items + 1, dtype=torch.int64))
+
+    def forward(self) -> Tensor:
+        """(n_items + 1, width)."""
+        table: Tensor = self.item
+        for values, codes in zip(self.values, self.codes, strict=True):
+            table = table + functional.embedding(codes, values)
+        return table
+
+
 class EventEmbedding(nn.Module):
     """Sum of the tables that the settings ask for; (T, width) for T events.
 
-    Row 0 of the item table belongs to unknown items: they have a place, a behaviour and a time, but no identity.
+    Unknown items share a row of the item table: they have a place, a behaviour and a time, but no identity.
     """
 
-    def __init__(self, n_items: int, n_behaviours: int, settings: ModelSettings) -> None:
+    def __init__(self, n_behaviours: int, settings: ModelSettings) -> None:
         super().__init__()
         width = settings.width
-        self.item = _table(n_items + 1, width)
         self.position = _table(settings.window, width) if settings.positions == "learned" else None
         self.behaviour = _table(n_behaviours + 1, width) if settings.behaviours and n_behaviours > 1 else None
         self.gap = _table(GAP_BUCKETS, width) if settings.time_gaps else None
         self.dropout = nn.Dropout(settings.dropout)
 
-    def forward(self, histories: Histories) -> Tensor:
-        """Embed every event; histories hold at most `window` events each."""
-        states = functional.embedding(histories.items, self.item)
+    def forward(self, histories: Histories, table: Tensor) -> Tensor:
+        """Embed every event by the item table (n_items + 1, width); histories hold at most `window` events each."""
+        states = functional.embedding(histories.items, table)
         if self.position is not None:
             states = states + functional.embedding(places(histories.offsets), self.position)
         if self.behaviour is not None and histories.behaviours is not None:

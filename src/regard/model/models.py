@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from regard.config import Settings
 from regard.errors import SettingsError, nearest
 from regard.model.baseline import BASELINES
@@ -18,13 +20,16 @@ def check_name(name: str) -> None:
         raise SettingsError(f"there is no model {name!r}{nearest(name, NAMES)}; known: {', '.join(NAMES)}")
 
 
-def build(settings: Settings, n_items: int, n_behaviours: int) -> Retriever | Baseline:
+def build(
+    settings: Settings, n_items: int, n_behaviours: int, attributes: Mapping[str, int] | None = None
+) -> Retriever | Baseline:
     """Return a model of the right shape whose weights are still to be loaded or learned.
 
     Args:
         settings: `settings.model` says which model and its shape.
         n_items: size of the catalogue.
         n_behaviours: number of behaviour types of the dataset.
+        attributes: number of values of each item attribute that the model reads.
     """
     name = settings.model.name
     check_name(name)
@@ -34,4 +39,4 @@ def build(settings: Settings, n_items: int, n_behaviours: int) -> Retriever | Ba
         raise SettingsError(f"model.heads={settings.model.heads} must divide model.width={settings.model.width}")
     if settings.model.time_lags and settings.model.width // settings.model.heads % 2:
         raise SettingsError("model.time_lags turns pairs of values: model.width / model.heads must be even")
-    return Retriever(n_items, n_behaviours, settings.model)
+    return Retriever(n_items, n_behaviours, settings.model, attributes)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
 from regard.config import ModelSettings
 from regard.data.batches import Histories, TrainingBatch
-from regard.model.embedding import EventEmbedding, TimeAngles
+from regard.model.embedding import EventEmbedding, ItemTable, TimeAngles
 from regard.model.encoder import CausalEncoder
 from regard.model.losses import next_item_loss, sampled_next_item_loss
 
@@ -20,12 +22,15 @@ class Retriever(nn.Module):
     own, trained on the first event of every user.
     """
 
-    def __init__(self, n_items: int, n_behaviours: int, settings: ModelSettings) -> None:
+    def __init__(
+        self, n_items: int, n_behaviours: int, settings: ModelSettings, attributes: Mapping[str, int] | None = None
+    ) -> None:
         super().__init__()
         self.name = settings.name
         self.window = settings.window
         self.negatives = settings.negatives
-        self.embedding = EventEmbedding(n_items, n_behaviours, settings)
+        self.item_embedding = ItemTable(n_items, settings.width, attributes or {})
+        self.embedding = EventEmbedding(n_behaviours, settings)
         self.encoder = CausalEncoder(settings)
         self.angles = TimeAngles(settings.width // settings.heads) if settings.time_lags else None
         self.nothing = nn.Parameter(torch.zeros(settings.width))
@@ -35,33 +40,38 @@ class Retriever(nn.Module):
     @property
     def table(self) -> Tensor:
         """Item vectors, (n_items + 1, width); row 0 is the unknown item."""
-        return self.embedding.item
+        table: Tensor = self.item_embedding()
+        return table
 
-    def states(self, histories: Histories, return_weights: bool = False) -> tuple[Tensor, list[list[Tensor]]]:
+    def states(
+        self, histories: Histories, table: Tensor, return_weights: bool = False
+    ) -> tuple[Tensor, list[list[Tensor]]]:
         """The state after every event, (T, width), and per block, per history its weights if asked for."""
         angles = None if self.angles is None or histories.times is None else self.angles(histories)
         states: tuple[Tensor, list[list[Tensor]]]
-        states = self.encoder(self.embedding(histories), histories.offsets, angles, return_weights)
+        states = self.encoder(self.embedding(histories, table), histories.offsets, angles, return_weights)
         return states
 
-    def users(self, histories: Histories) -> Tensor:
+    def users(self, histories: Histories, table: Tensor) -> Tensor:
         """The state after the last event of each history, (B, width)."""
-        states, _ = self.states(histories)
+        states, _ = self.states(histories, table)
         full = histories.lengths > 0
         rows = self.nothing.to(states.dtype).expand(len(histories), -1)
         return rows.masked_scatter(full[:, None], states[histories.offsets[1:][full] - 1])
 
     def scores(self, histories: Histories) -> Tensor:
         """(B, n_items + 1) float32; column 0 means nothing."""
-        return (self.users(histories) @ self.table.T).float()
+        table = self.table
+        return (self.users(histories, table) @ table.T).float()
 
     def loss(self, batch: TrainingBatch) -> Tensor:
         """Mean cross-entropy of the next item over all events of the batch that have a target."""
-        states, _ = self.states(batch.histories)
+        table = self.table
+        states, _ = self.states(batch.histories, table)
         later, first = batch.targets > 0, batch.first_targets > 0
         states = torch.cat([states[later], self.nothing.to(states.dtype).expand(int(first.sum()), -1)])
         targets = torch.cat([batch.targets[later], batch.first_targets[first]]) - 1
-        items = self.table[1:]
+        items = table[1:]
         if self.negatives:
             drawn = torch.randint(len(items), (self.negatives,), device=items.device)
             return sampled_next_item_loss(states, items, targets, drawn)

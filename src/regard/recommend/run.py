@@ -79,7 +79,7 @@ class Run:
 
     def model(self, device: str | torch.device = "cpu") -> CatalogueModel:
         """Build the model and load its weights, ready to score."""
-        model = build(self.settings, len(self.items), len(self.behaviours))
+        model = build(self.settings, len(self.items), len(self.behaviours), self.manifest["attributes"])
         try:
             model.load_state_dict(load_file(self.path / WEIGHTS))
         except (RuntimeError, SafetensorError, OSError) as error:
