@@ -104,9 +104,10 @@ def _next(run: Run, dataset: Dataset, user: str, console: Console) -> None:
     console.print("[bold]5. Try next[/]")
     for line in (
         f"regard recommend {run.path} --user {user} -k 10",
-        f"regard recommend {run.path} --history {item}      # a live history, never seen in training",
+        f"regard recommend {run.path} --history {item}  # a live history",
         f"regard similar {run.path} --item {item}",
         f"regard inspect {dataset.path}",
-        "regard prepare your-log.csv --out yours          # then: regard train yours --out runs/first",
+        "regard prepare your-log.csv --out yours",
+        "regard train yours --out runs/first",
     ):
         console.print(f"   {line}", highlight=False, markup=False, soft_wrap=True)
