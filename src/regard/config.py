@@ -59,7 +59,7 @@ class TrainSettings(Section):
     batch_tokens: int = Field(4096, ge=1, description="training events in one step, about")
     optimizer: Literal["adamw", "adam"] = Field("adamw", description="AdamW or Adam")
     learning_rate: float = Field(2e-3, gt=0, description="peak learning rate")
-    weight_decay: float = Field(0.0, ge=0, description="decay of matrices, embeddings excepted")
+    weight_decay: float = Field(0.0, ge=0, description="decay of matrices and embeddings")
     warmup: float = Field(0.05, ge=0, lt=1, description="share of all steps with rising learning rate; cosine after it")
     clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
     validations: int = Field(24, ge=1, description="looks at validation, at most; spread evenly over the epochs")

@@ -250,14 +250,11 @@ def _cpu_multiplies_bfloat16() -> bool:
 
 
 def _optimiser(model: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
-    """Decay belongs to matrices that multiply states; tables of vectors, norms and biases are left alone."""
-    decayed: list[Tensor] = []
-    free: list[Tensor] = []
-    for name, parameter in model.named_parameters():
-        (decayed if parameter.ndim > 1 and "embedding" not in name else free).append(parameter)
+    """Decay draws matrices and tables of vectors towards zero; norms, biases and single vectors are left alone."""
+    parameters = list(model.parameters())
     groups = [
-        {"params": decayed, "weight_decay": settings.weight_decay},
-        {"params": free, "weight_decay": 0.0},
+        {"params": [each for each in parameters if each.ndim > 1], "weight_decay": settings.weight_decay},
+        {"params": [each for each in parameters if each.ndim <= 1], "weight_decay": 0.0},
     ]
     kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
     return kind([group for group in groups if group["params"]], lr=settings.learning_rate, fused=True)
