@@ -26,16 +26,19 @@ SETTINGS = Settings.of(
     {
         "data": {"split": "time:0.9"},
         "model": {
-            "width": 64,
+            "width": 96,
+            "heads": 6,
+            "blocks": 1,
+            "dropout": 0.25,
             "positions": "none",
             "time_lags": True,
             "attributes": ["category"],
         },
         "train": {
-            "epochs": 20,
+            "epochs": 24,
             "batch_tokens": 512,
-            "learning_rate": 5e-3,
-            "weight_decay": 0.1,
+            "learning_rate": 0.01,
+            "weight_decay": 0.6,
             "precision": "float32",
         },
         "evaluate": {"validation_cases": 2000},

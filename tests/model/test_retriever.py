@@ -130,3 +130,22 @@ def test_places_and_gaps() -> None:
     times = torch.tensor([0, 0, 3 * second, 100, 100 + 1024 * second])
     assert gap_buckets(times, offsets).tolist() == [0, 1, 2, 0, 11]
     assert gap_buckets(torch.tensor([0, 2**62]), torch.tensor([0, 2])).tolist() == [0, 31]
+
+
+def test_attributes_are_added_to_item_vectors_and_learn() -> None:
+    model = retriever({})
+    table, alone = model.table, model.item_embedding.item
+    values = model.item_embedding.values[0]
+    for item in (0, 3, 9):
+        torch.testing.assert_close(table[item], alone[item] + values[item % 5])
+    model.table.sum().backward()
+    assert values.grad is not None
+    assert values.grad.any()
+
+
+def test_logits_depend_on_time_lags_and_not_on_when_a_history_began() -> None:
+    model, batch = retriever({"time_lags": True, "time_gaps": False, "positions": "none"}), histories([6, 4])
+    later = Histories(batch.items, batch.offsets, batch.behaviours, batch.times + 10**15)  # type: ignore[operator]
+    torch.testing.assert_close(model.scores(batch), model.scores(later))
+    stretched = Histories(batch.items, batch.offsets, batch.behaviours, batch.times * 3)  # type: ignore[operator]
+    assert not torch.allclose(model.scores(batch), model.scores(stretched))
