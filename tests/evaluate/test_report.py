@@ -53,6 +53,12 @@ def shown(thing, width=100) -> str:
     return text.get()
 
 
+def test_a_report_of_one_target_a_case_fits_80_columns(measured):
+    text = shown(report("self-attention", measured(5), {"recent-popular": measured(2), "popular": measured(1)}), 80)
+    assert "…" not in text
+    assert max(len(line.rstrip()) for line in text.splitlines()) <= 80
+
+
 @pytest.mark.parametrize("choices", [{}, {"targets": "set", "k": (5, 20)}, {"bootstrap": 0}])
 def test_a_report_fits_and_marks_the_best(measured, choices):
     baselines = {"popular": measured(1, **choices), "recent-popular": measured(2, **choices)}
@@ -97,9 +103,10 @@ def test_the_protocol_in_words(measured):
     assert all("\n" not in line for line in lines)
 
 
-def test_comparison_tables_fit(measured):
+@pytest.mark.parametrize("width", [80, 100])
+def test_comparison_tables_fit(measured, width):
     found = compare({"runs/first": measured(2), "runs/second": measured(5), "runs/third": measured(2)})
-    text = shown(comparison_tables(found))
+    text = shown(comparison_tables(found), width)
     assert "…" not in text
     assert "runs/second against runs/first" in text
     assert "ahead" in text

@@ -15,7 +15,7 @@ from regard.evaluate.result import Number, Result
 from regard.evaluate.strata import TRAINED
 
 FLOOR = "popular"  # the baseline that stands beside every stratum
-COMPARED = ("metric", "base", "run", "difference", "interval", "relative", "above 0", "")
+COMPARED = ("metric", "base", "run", "difference", "interval", "relative", "")
 TARGETS = {
     "next": "every held-back event is a target, its history ends just before it",
     "last": "the last event of each user is the target, its history ends just before it",
@@ -117,13 +117,12 @@ def comparison_tables(comparison: Mapping[str, Any]) -> Group:
                 continue
             word = verdict(row)
             table.add_row(
-                key,
+                key.replace("|", "\n|"),
                 _point(row["base"]),
                 _point(row["value"]),
                 f"{row['difference']:+.4f}",
                 "-" if row["low"] is None else f"{row['low']:+.4f} {row['high']:+.4f}",
                 _percent(row["relative"], "+"),
-                _percent(row["above_zero"]),
                 Text(word, style={"ahead": "green", "behind": "red"}.get(word, "dim")),
             )
         tables.append(table)
