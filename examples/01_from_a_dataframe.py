@@ -11,7 +11,7 @@ frame = shop.events.to_pandas()  # columns user, item, time and more, one row pe
 small = regard.Settings.of(  # so that this takes seconds; without it, the defaults are for real logs
     {
         "model": {"width": 32, "attributes": ["category"]},
-        "train": {"epochs": 5, "min_steps": 1, "batch_tokens": 256, "learning_rate": 0.01, "threads": 1},
+        "train": {"epochs": 5, "batch_tokens": 256, "learning_rate": 0.01, "threads": 1},
     }
 )
 

@@ -26,8 +26,6 @@ TINY = [
     "--set",
     "train.epochs=2",
     "--set",
-    "train.min_steps=1",
-    "--set",
     "train.batch_tokens=512",
 ]
 

@@ -9,9 +9,9 @@ import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from regard.errors import InputError, SettingsError, nearest
 
@@ -20,6 +20,13 @@ class Section(BaseModel):
     """One group of settings; frozen, and closed to unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _one_is_a_list_of_one(cls, value: Any, info: ValidationInfo) -> Any:
+        """Let `evaluate.k=10` stand for `[10]`."""
+        kind = cls.model_fields[info.field_name or ""].annotation
+        return [value] if get_origin(kind) is tuple and isinstance(value, (str, int)) else value
 
 
 class DataSettings(Section):
@@ -53,8 +60,7 @@ class ModelSettings(Section):
 class TrainSettings(Section):
     """How weights are learned."""
 
-    epochs: int = Field(12, ge=1, description="passes over the training events; the learning-rate schedule spans them")
-    min_steps: int = Field(2000, ge=1, description="small data gets more passes, until the schedule has so many steps")
+    epochs: int = Field(0, ge=0, description="passes over the training events; 0 = 12, or as many as 2,000 steps need")
     seed: int = Field(1, ge=0, description="seeds weights, order of batches, windows, dropout and negatives")
     batch_tokens: int = Field(4096, ge=1, description="training events in one step, about")
     optimizer: Literal["adamw", "adam"] = Field("adamw", description="AdamW or Adam")

@@ -140,7 +140,7 @@ class Evaluation:
 
 
 def evaluate(
-    run: Run | str | Path, *, on: str = "test", baselines: str = "popular", data: str | Path | None = None
+    run: Run | str | Path, *, on: str = "test", baselines: str = "popular", data: Dataset | str | Path | None = None
 ) -> Evaluation:
     """Measure a run on its held-back part, baselines beside it, and keep the result in the run's folder.
 
@@ -148,7 +148,7 @@ def evaluate(
         run: a run or its folder.
         on: `test` or `validation`.
         baselines: names separated by commas, `all` (those the log allows), or `none`.
-        data: the dataset, if it is not where the run says.
+        data: the dataset or its folder, if it is not where the run says.
     """
     run = run if isinstance(run, Run) else Run.open(run)
     if on not in ("test", "validation"):

@@ -22,14 +22,14 @@ from regard.data.batches import TrainingBatches
 from regard.errors import DivergenceError, StorageError
 from regard.manifest import locked
 from regard.model.retriever import Retriever
-from regard.train import checkpoint
+from regard.train import checkpoint, loop
 from regard.train.loop import fit, schedule
 
 ITEMS = 40
 
 
 def learner(epochs: int = 4, **changes: object) -> tuple[Retriever, TrainingBatches, TrainSettings]:
-    settings = TrainSettings(epochs=epochs, min_steps=1, batch_tokens=64, learning_rate=1e-2, **changes)  # type: ignore[arg-type]
+    settings = TrainSettings(epochs=epochs, batch_tokens=64, learning_rate=1e-2, **changes)  # type: ignore[arg-type]
     torch.manual_seed(settings.seed)
     lengths = np.random.default_rng(0).integers(1, 30, 60)
     ends = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
@@ -157,11 +157,17 @@ def test_seeds_decide(tmp_path: Path) -> None:
     assert not all(torch.equal(a, b) for a, b in other)
 
 
-def test_small_data_gets_more_passes_until_the_schedule_has_enough_steps(tmp_path: Path) -> None:
+def test_small_data_gets_more_passes_until_the_schedule_has_enough_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model, batches, settings = learner(epochs=1)
     steps = batches.steps_per_epoch()
-    rows = fit(model, batches, settings.model_copy(update={"min_steps": 2 * steps + 1}), tmp_path)
-    assert len(rows) == 3
+    monkeypatch.setattr(loop, "_EPOCHS", 2)
+    monkeypatch.setattr(loop, "_STEPS", 2 * steps + 1)
+    unset = settings.model_copy(update={"epochs": 0})
+    assert len(fit(model, batches, unset, tmp_path)) == 3
+    monkeypatch.setattr(loop, "_STEPS", 1)
+    assert len(fit(model, batches, unset, tmp_path)) == 2
 
 
 def test_validation_is_looked_at_so_often_at_most_and_always_at_the_end(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ Normalize = Literal["softmax", "none", "silu"]
 Bias = Callable[[Tensor, Tensor], Tensor]
 
 # Rows share a padded block while the shortest is at least this share of the longest.
-_FILL = 0.75
+_FILL = 0.5
 
 
 class Attended(NamedTuple):

@@ -91,6 +91,9 @@ class Recommender:
         """
         if (user is None) == (history is None):
             raise InputError("expected either a user or a history, not both and not neither")
+        for name, ids in (("history", history), ("candidates", candidates), ("exclude", exclude)):
+            if isinstance(ids, str):
+                raise InputError(f"{name} must be a list of item ids; got the text {ids!r}")
         if k < 1:
             raise InputError(f"k must be at least 1; got {k}")
         notes: list[str] = []

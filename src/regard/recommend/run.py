@@ -86,20 +86,26 @@ class Run:
             raise StorageError(f"{self.path / WEIGHTS} does not fit its manifest ({error}); train again") from None
         return model.to(device).eval()
 
-    def dataset(self, path: str | Path | None = None) -> Dataset:
-        """Open the dataset it was trained on (`path` overrides where to look), or say that it is another one now."""
+    def dataset(self, given: Dataset | str | Path | None = None) -> Dataset:
+        """The dataset it was trained on, opened where it was then or as `given`, or say that it is another one now."""
         told = self.manifest["dataset"]
-        if path is None and told["path"] is None:
+        if given is None and told["path"] is None:
             raise InputError(f"{self.path} was trained on a dataset in memory; hand it over, or name a stored one")
-        place = Path(path or told["path"])
-        if path is None and not place.is_dir():
-            raise InputError(f"{self.path} was trained on {place}, which is not there any more; name it with --data")
-        dataset = Dataset.open(place)
+        if given is None and not Path(told["path"]).is_dir():
+            raise InputError(
+                f"{self.path} was trained on {told['path']}, which is not there any more; name it with --data"
+            )
+        dataset = given if isinstance(given, Dataset) else Dataset.open(given or told["path"])
         if dataset.fingerprint != told["fingerprint"]:
+            place = dataset.path or "the dataset given"
             raise InputError(
                 f"{place} is not the dataset {self.path} was trained on (its content differs); train again"
             )
         return dataset
+
+    def __repr__(self) -> str:
+        """Say which model, and where."""
+        return f"Run({str(self.path)!r}, model={self.manifest['model']!r}, split={self.manifest['split']['rule']!r})"
 
 
 def save_run(

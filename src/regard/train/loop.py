@@ -26,6 +26,7 @@ from regard.train.progress import Watch, memory_used
 Validate = Callable[[], Mapping[str, float]]
 
 _CHECKPOINT_SECONDS = 60.0
+_EPOCHS, _STEPS = 12, 2000  # of a schedule that is left to us: small data needs more passes
 
 
 class Batches(Protocol):
@@ -116,7 +117,7 @@ class _Training:
         self.model, self.batches, self.settings = model, batches, settings
         self.folder, self.validate, self.watch = folder, validate, watch
         self.optimiser = _optimiser(model, settings)
-        self.epochs = max(settings.epochs, -(-settings.min_steps // batches.steps_per_epoch()))
+        self.epochs = settings.epochs or max(_EPOCHS, -(-_STEPS // batches.steps_per_epoch()))
         self.steps = self.epochs * batches.steps_per_epoch()
         self.device = next(model.parameters()).device
         self.precision = autocast_type(settings.precision, self.device)
