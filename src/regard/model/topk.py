@@ -131,7 +131,7 @@ def _board(scores: Tensor, excluded: Jagged | None, known: Tensor, first: int = 
         if not (low >= UNKNOWN_SCORE and high < math.inf):  # so written that NaN fails too
             raise DivergenceError(
                 "expected finite scores of the items a model knows, got nan or inf: its weights are not finite; "
-                "train again with a lower train.learning_rate"
+                "train with a lower train.learning_rate"
             )
     if excluded is not None:
         values, offsets = excluded

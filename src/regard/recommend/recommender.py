@@ -131,7 +131,8 @@ class Recommender:
         """
         known = self.dataset.users.index(users)
         skipped = [user for user, index in zip(users, known, strict=True) if index == 0]
-        notes = [f"{len(skipped)} unknown users skipped, the first: {', '.join(skipped[:3])}"] if skipped else []
+        many = f"{len(skipped)} unknown user{'s' * (len(skipped) > 1)} skipped"
+        notes = [f"{many}, the first: {', '.join(skipped[:3])}"] if skipped else []
         users = [user for user, index in zip(users, known, strict=True) if index > 0]
         block = max(1, min(1024, rows_per_block(len(self.model.known))))
         tables = [self._block(users[at : at + block], k, seen) for at in range(0, len(users), block)]
