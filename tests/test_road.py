@@ -159,13 +159,14 @@ def test_many_users_go_to_one_parquet_file_and_agree_with_one_by_one(
     road: Path, regard: Command, tmp_path: Path
 ) -> None:
     users = sorted(set(csv.read_csv(road / "events.csv")["user"].to_pylist()))[:7]
-    (tmp_path / "users.txt").write_text("\n".join([*users, "nobody"]) + "\n")
+    (tmp_path / "users.txt").write_text("\r\n".join([*users, "nobody", "", f"  {users[0]}\t"]) + "\n")
     out = tmp_path / "recs.parquet"
     code, printed, _ = regard(
         "recommend", road / "runs/first", "--users", tmp_path / "users.txt", "-k", 4, "--out", out, "--json"
     )
     assert code == 0
     assert "nobody" in json.loads(printed)["notes"][0]
+    assert "1 repeated user id" in json.loads(printed)["notes"][1]
     table = pq.read_table(out)
     assert table.num_rows == 7 * 4
     for user in users[:2]:
@@ -259,6 +260,32 @@ MISTAKES: list[tuple[str, list[str], str]] = [
     ),
     ("k below one", ["recommend", "runs/first", "--history", "a", "-k", "0"], "at least 1"),
     ("users without out", ["recommend", "runs/first", "--users", "events.csv"], "--out"),
+    (
+        "users and user",
+        ["recommend", "runs/first", "--users", "events.csv", "--out", "o.parquet", "--user", "a"],
+        "takes no --user",
+    ),
+    (
+        "users and history",
+        ["recommend", "runs/first", "--users", "events.csv", "--out", "o.parquet", "--history", "a"],
+        "takes no --history",
+    ),
+    (
+        "users and candidates",
+        ["recommend", "runs/first", "--users", "events.csv", "--out", "o.parquet", "--candidates", "a"],
+        "takes no --candidates",
+    ),
+    (
+        "users and exclude",
+        ["recommend", "runs/first", "--users", "events.csv", "--out", "o.parquet", "--exclude", "a"],
+        "takes no --exclude",
+    ),
+    ("out without users", ["recommend", "runs/first", "--history", "a", "--out", "o.parquet"], "--users"),
+    (
+        "a file of unknown users",
+        ["recommend", "runs/first", "--users", "items.csv", "--out", "o.parquet"],
+        "none of the 601 users",
+    ),
     ("users file that is missing", ["recommend", "runs/first", "--users", "gone", "--out", "o.parquet"], "gone"),
     ("unknown item", ["similar", "runs/first", "--item", "camera"], "not in the catalogue"),
     ("similar of a model without vectors", ["similar", "runs/floor", "--item", "camera"], "catalogue"),

@@ -265,9 +265,14 @@ def recommend(
     if users is not None:
         if table is None:
             raise InputError("--users expects --out FILE.parquet for the result")
+        one = {"--user": user, "--history": history, "--candidates": candidates, "--exclude": exclude}
+        if too_many := [flag for flag, given in one.items() if given is not None]:
+            raise InputError(f"--users answers for a file of users and takes no {too_many[0]}; leave one of them out")
         written = pipeline.recommend_file(run, users, table, k=k, seen=seen, data=data)
         show.written(written, out, as_json=as_json)
         return
+    if table is not None:
+        raise InputError("--out is for the result of --users FILE; a single answer is printed, --json for programs")
     found = pipeline.recommend(
         run,
         data=data,

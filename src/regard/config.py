@@ -9,7 +9,7 @@ import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self, get_origin
+from typing import Annotated, Any, Literal, Self, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
@@ -19,7 +19,7 @@ from regard.errors import InputError, SettingsError, nearest
 class Section(BaseModel):
     """One group of settings; frozen, and closed to unknown keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @field_validator("*", mode="before")
     @classmethod
@@ -48,7 +48,7 @@ class ModelSettings(Section):
     feed_forward: Literal["plain", "gated"] = Field("gated", description="plain (GELU) or gated (SwiGLU) feed-forward")
     expansion: float = Field(2.0, gt=0, description="hidden size of the feed-forward, as a multiple of width")
     dropout: float = Field(0.2, ge=0, lt=1, description="share of values dropped after embedding and in every block")
-    window: int = Field(200, ge=1, description="most recent events that the model reads at once")
+    window: int = Field(200, ge=1, le=100_000, description="most recent events that the model reads at once")
     positions: Literal["learned", "none"] = Field("learned", description="position embedding")
     behaviours: bool = Field(True, description="embed behaviour types where the data has more than one")
     attributes: tuple[str, ...] = Field((), description="columns of the item table whose values are embedded too")
@@ -61,7 +61,7 @@ class TrainSettings(Section):
     """How weights are learned."""
 
     epochs: int = Field(0, ge=0, description="passes over the training events; 0 = 12, or as many as 2,000 steps need")
-    seed: int = Field(1, ge=0, description="seeds weights, order of batches, windows, dropout and negatives")
+    seed: int = Field(1, ge=0, lt=2**63, description="seeds weights, order of batches, windows, dropout and negatives")
     batch_tokens: int = Field(4096, ge=1, description="training events in one step, about")
     optimizer: Literal["adamw", "adam"] = Field("adamw", description="AdamW or Adam")
     learning_rate: float = Field(2e-3, gt=0, description="peak learning rate")
@@ -73,7 +73,10 @@ class TrainSettings(Section):
     metric: str = Field("ndcg@10", description="validation figure that chooses the best weights")
     precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto = bfloat16 where it is fast")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto = cuda where there is one")
-    threads: int = Field(0, ge=0, description="CPU threads; 0 = all cores, or what OMP_NUM_THREADS says")
+    threads: int = Field(0, ge=0, le=4096, description="CPU threads; 0 = all cores, or what OMP_NUM_THREADS says")
+
+
+CutOff = Annotated[int, Field(ge=1, le=100_000)]
 
 
 class EvaluateSettings(Section):
@@ -81,7 +84,7 @@ class EvaluateSettings(Section):
 
     targets: Literal["next", "last", "set"] = Field("next", description="which held-back events are targets")
     seen: Literal["auto", "filter", "keep"] = Field("auto", description="may items of the history be recommended again")
-    k: tuple[int, ...] = Field((10,), description="cut-offs of the top-k metrics")
+    k: tuple[CutOff, ...] = Field((10,), min_length=1, description="cut-offs of the top-k metrics")
     validation_cases: int = Field(10_000, ge=1, description="most validation cases looked at after each epoch")
     bootstrap: int = Field(1000, ge=0, description="resamples of users behind each interval")
 

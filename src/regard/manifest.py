@@ -12,7 +12,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from regard.errors import StorageError
 
 FORMAT = 1
 NAME = "manifest.json"
+LOCK = ".lock"
 
 
 @contextlib.contextmanager
@@ -51,25 +53,34 @@ def new_file(path: str | Path) -> Iterator[Path]:
             aside.unlink(missing_ok=True)
 
 
-def check_free(path: str | Path, kind: str, unfinished: str = "") -> None:
+def check_free(path: str | Path, kind: str, own: Sequence[str] = ()) -> None:
     """Raise `StorageError` unless a new folder of this `kind` may take the place of whatever is at `path`.
 
-    It may where nothing is, where an older one of the same kind is, and where only the subfolder `unfinished` is.
+    It may where nothing is, and where there is nothing but an older one of the same kind and entries named in `own`
+    (patterns: what is written into such folders later).
     """
     path = Path(path)
-    if path.exists() and not _replaceable(path, kind, unfinished):
+    if not path.exists():
+        return
+    files = _manifest_files(path, kind)
+    if files is None:
         raise StorageError(f"{path} exists and is not a {kind}; choose another folder or remove it first")
+    kept = {NAME, *files}
+    others = [e.name for e in path.iterdir() if e.name not in kept and not any(fnmatch(e.name, each) for each in own)]
+    if others:
+        what = "is not a" if not files else "holds more than a"
+        raise StorageError(f"{path} {what} {kind} ({min(others)}); choose another folder or move that away")
 
 
 @contextlib.contextmanager
-def new_folder(path: str | Path, kind: str, unfinished: str = "") -> Iterator[Path]:
+def new_folder(path: str | Path, kind: str, own: Sequence[str] = ()) -> Iterator[Path]:
     """Yield an empty folder beside `path` to fill; on success it takes the place of `path`, else it is removed.
 
     An earlier folder of the same `kind` at `path` is replaced only once the new one is complete; anything else that is
     there is refused before any work is done.
     """
     path = Path(path)
-    check_free(path, kind, unfinished)
+    check_free(path, kind, own)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
@@ -94,7 +105,7 @@ def new_folder(path: str | Path, kind: str, unfinished: str = "") -> Iterator[Pa
 def locked(folder: Path) -> Iterator[None]:
     """Hold `folder` for one process; the lock dies with its holder, so a killed process blocks nobody."""
     with writing(folder):
-        handle = (folder / ".lock").open("w")
+        handle = (folder / LOCK).open("w")
     with handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -165,15 +176,15 @@ def _maker(kind: str) -> str:
     return {"dataset": "`regard prepare`", "run": "`regard train`"}.get(kind, "regard")
 
 
-def _replaceable(path: Path, kind: str, unfinished: str) -> bool:
-    if not path.is_dir():
-        return False
-    if all(entry.name == unfinished for entry in path.iterdir()):
-        return True
+def _manifest_files(path: Path, kind: str) -> list[str] | None:
+    """Names of the files of a folder of this kind, [] where it has no manifest, None where it is something else."""
     try:
-        return bool(json.loads((path / NAME).read_text(encoding="utf-8")).get("kind") == kind)
-    except (OSError, ValueError, AttributeError):
-        return False
+        body = json.loads((path / NAME).read_text(encoding="utf-8"))
+        return list(body["files"]) if body["kind"] == kind else None
+    except FileNotFoundError:
+        return [] if path.is_dir() else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _digest(file: Path) -> str:

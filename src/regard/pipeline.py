@@ -29,7 +29,7 @@ from regard.manifest import check_free, damaged_files, new_file
 from regard.model.baseline import BASELINES
 from regard.model.models import check_name
 from regard.recommend.recommender import Recommendation, Recommender
-from regard.recommend.run import KIND, PROGRESS, Run, save_run
+from regard.recommend.run import KIND, OWN, PROGRESS, Run, save_run
 from regard.train.loop import choose_device, set_threads
 from regard.training import Protocol, check_metric, choose, learn
 
@@ -115,7 +115,7 @@ def train(
     dataset = dataset if isinstance(dataset, Dataset) else Dataset.open(dataset)
     protocol = Protocol.of(dataset, settings)
     out = Path(out)
-    check_free(out, KIND, PROGRESS)
+    check_free(out, KIND, OWN)
     baseline = settings.model.name in BASELINES
     model, told = choose(protocol) if baseline else learn(protocol, out / PROGRESS, resume, console)
     body = {
@@ -208,12 +208,13 @@ def recommend_file(
     seen: str | None = None,
     data: str | Path | None = None,
 ) -> dict[str, Any]:
-    """Recommend for every user named in a file, one id a line, into a Parquet file."""
+    """Recommend for every user named in a file, one id a line, blanks around it left off, into a Parquet file."""
     recommender = Recommender.open(run, data)
     try:
-        ids = [line for line in users.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        lines = users.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read users from {users}: {getattr(error, 'strerror', None) or error}") from None
+    ids = [name for line in lines if (name := line.strip())]
     if not ids:
         raise InputError(f"{users} names no user; expected one user id a line")
     table, notes = recommender.recommend_many(ids, k=k, seen=seen)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,13 +13,13 @@ from rich.console import Console
 from regard.config import Settings
 from regard.data.attributes import attribute_codes
 from regard.data.batches import TrainingBatches
+from regard.data.cases import ranges
 from regard.data.split import Cases, Part, Split, make_split, resolve_seen
 from regard.data.store import Dataset
-from regard.errors import ProtocolError, SettingsError, StorageError, nearest
+from regard.errors import ProtocolError, SettingsError, nearest
 from regard.evaluate.protocol import Scorer, measured, quick
 from regard.evaluate.protocol import evaluate as measure
 from regard.evaluate.result import Result
-from regard.manifest import read_json, write_json
 from regard.model.baseline import BASELINES
 from regard.model.models import build
 from regard.model.popular import Baseline
@@ -54,6 +53,10 @@ class Protocol:
         if len(cases) <= most:
             return cases
         return cases.take(np.sort(np.random.default_rng(0).choice(len(cases), most, replace=False)))
+
+    def placed(self, model: Baseline) -> Baseline:
+        """The model on the device of the settings."""
+        return model.to(choose_device(self.settings.train.device))
 
     def scorer(self, model: CatalogueModel) -> CatalogueScorer:
         """Wrap a model for ranking, in the precision and on the device of the settings."""
@@ -93,18 +96,32 @@ def choose(protocol: Protocol) -> tuple[Retriever | Baseline, dict[str, Any]]:
     """Fit a baseline with each of its choices and keep the one that validation likes best."""
     dataset, settings = protocol.dataset, protocol.settings
     kind = BASELINES[settings.model.name]
-    choices, cases = kind.choices(dataset, protocol.split), protocol.cases()
-    if cases is None or len(choices) == 1:
-        return kind.fit(dataset, protocol.split, **choices[0]), _told(choice=choices[0])
+    choices = kind.choices(dataset, protocol.split)
+    cases = protocol.cases() if len(choices) > 1 else None
+    if cases is None:
+        return protocol.placed(kind.fit(dataset, protocol.split, **choices[0])), _told(choice=choices[0])
     best: tuple[float, dict[str, Any], Baseline, dict[str, float]] | None = None
     for choice in choices:
-        model = kind.fit(dataset, protocol.split, **choice)
+        model = protocol.placed(kind.fit(dataset, protocol.split, **choice))
         figures = protocol.validation(protocol.scorer(model), cases)
         value = figures[settings.train.metric]
         if best is None or value > best[0]:
             best = value, choice, model, figures
     assert best is not None
     return best[2], _told(choice=best[1], validation=best[3])
+
+
+def median_gap(protocol: Protocol) -> int:
+    """The median time between neighbouring training events of a user: what a live history without times is given."""
+    time, split = protocol.dataset.time, protocol.split
+    if time is None:
+        return 0
+    places, offsets = ranges(*split.training(protocol.dataset))
+    rows = places if split.order is None else split.order[places]
+    inside = np.ones(len(rows), dtype=bool)
+    inside[offsets[:-1][offsets[:-1] < len(rows)]] = False  # a first event has none before it
+    gaps = np.diff(time[rows], prepend=time[:1])[inside]
+    return int(np.median(gaps)) if len(gaps) else 0
 
 
 def _told(**facts: Any) -> dict[str, Any]:
@@ -136,18 +153,18 @@ def learn(
         seed=settings.train.seed,
     )
     cases, scorer = protocol.cases(), protocol.scorer(model)
-    _begin(progress, settings, dataset, resume)
     rows = fit(
         model,
         batches,
         settings.train,
         progress,
+        told={"dataset": dataset.fingerprint, **settings.model_dump(mode="json")},
         validate=None if cases is None else lambda: protocol.validation(scorer, cases),
         resume=resume,
         watch=Watch(console) if console else None,
     )
     best = next((row for row in reversed(rows) if row["best"]), rows[-1])
-    return model, _told(attributes=sizes, validation=best["validation"], epochs=rows)
+    return model, _told(attributes=sizes, median_gap=median_gap(protocol), validation=best["validation"], epochs=rows)
 
 
 def _check_learnable(dataset: Dataset, settings: Settings) -> None:
@@ -163,20 +180,3 @@ def _check_learnable(dataset: Dataset, settings: Settings) -> None:
                 f"model.{option} needs timestamps, and this log has time kind {dataset.time_kind}; "
                 f"train with --set model.{option}=false"
             )
-
-
-def _begin(progress: Path, settings: Settings, dataset: Dataset, resume: bool) -> None:
-    """Start a training folder anew, or see that what is to be resumed is the same training."""
-    told = {"dataset": dataset.fingerprint, **settings.model_dump(mode="json")}
-    note = progress / "settings.json"
-    if resume and note.exists():
-        before = read_json(note)
-        differing = sorted(key for key in told if before.get(key) != told[key])
-        if differing:
-            raise StorageError(
-                f"{progress} belongs to a training with other {', '.join(differing)}; resume it with the same ones, "
-                "or leave --resume out to start from the beginning"
-            )
-        return
-    shutil.rmtree(progress, ignore_errors=True)
-    write_json(note, told)

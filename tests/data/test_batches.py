@@ -99,3 +99,12 @@ def test_a_user_with_one_event_still_trains_the_empty_history() -> None:
     (batch,) = batches
     assert len(batch.histories.items) == 0
     assert sorted(batch.first_targets.tolist()) == [1, 2]
+
+
+@given(LENGTHS, st.sampled_from([1, 5, 64]))
+def test_the_schedule_knows_how_many_steps_an_epoch_has(lengths: list[int], tokens: int) -> None:
+    batches, ends = loader(lengths, window=7, tokens=tokens)
+    assert batches.steps_per_epoch() == len(list(batches))
+    assert batches.targets_per_epoch == ends[-1]
+    wanted = np.arange(ends[-1]) % 2 == 0
+    assert loader(lengths, window=7, tokens=tokens, wanted=wanted)[0].targets_per_epoch == wanted.sum()

@@ -125,7 +125,7 @@ def test_a_loss_that_is_not_finite_stops_with_advice_and_keeps_the_last_good_che
     good = (tmp_path / checkpoint.STATE).read_bytes()
     model.loss = lambda batch: model.nothing.sum() * math.nan  # type: ignore[method-assign]
     with pytest.raises(DivergenceError, match=r"loss is nan at step \d+ .*train.learning_rate=0.003"):
-        fit(model, batches, settings, tmp_path)
+        fit(model, batches, settings, tmp_path, resume=True)
     assert (tmp_path / checkpoint.STATE).read_bytes() == good
 
 
@@ -138,6 +138,24 @@ def test_a_damaged_checkpoint_and_one_of_another_model_are_told(tmp_path: Path) 
     (tmp_path / checkpoint.STATE).write_bytes(b"half a file")
     with pytest.raises(StorageError, match="damaged"):
         fit(model, batches, settings, tmp_path, resume=True)
+
+
+def test_a_training_told_otherwise_is_not_resumed_and_a_new_one_begins_from_nothing(tmp_path: Path) -> None:
+    model, batches, settings = learner(epochs=1)
+    fit(model, batches, settings, tmp_path, told={"dataset": "a"})
+    with pytest.raises(StorageError, match="other dataset"):
+        fit(model, batches, settings, tmp_path, told={"dataset": "b"}, resume=True)
+    (tmp_path / ".state.safetensors.x.part").write_bytes(b"left by a killed process")
+    assert len(fit(model, batches, settings, tmp_path, told={"dataset": "b"})) == 1
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_no_batch_without_targets_counts_as_divergence(tmp_path: Path) -> None:
+    model, batches, settings = learner(epochs=1)
+    model.negatives = 5
+    batches.wanted = np.zeros(len(batches.dataset.item), dtype=bool)
+    rows = fit(model, batches, settings, tmp_path)
+    assert rows[0]["loss"] == 0.0
 
 
 def test_two_trainings_cannot_share_a_folder(tmp_path: Path) -> None:

@@ -30,6 +30,6 @@ def attribute_codes(dataset: Dataset, names: Sequence[str]) -> dict[str, npt.NDA
 
 
 def _codes(column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
-    encoded = column.combine_chunks().dictionary_encode()
+    encoded = column.combine_chunks().cast(pa.string()).dictionary_encode()
     indices = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
     return np.concatenate([[0], indices + 1]).astype(np.int64)

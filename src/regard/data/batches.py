@@ -102,17 +102,20 @@ class TrainingBatches:
         self.starts, self.ends = starts[trained], ends[trained]
         self.window, self.batch_tokens, self.seed = window, batch_tokens, seed
         self.wanted = split.target_events(dataset)
+        self.targets_per_epoch = self._count_targets()
         self.epoch = 0
         self.step = 0
+        self._steps = len(self._plan(np.random.default_rng([seed, 0])))
 
-    @property
-    def targets_per_epoch(self) -> int:
-        """Events that enter the loss in one epoch (of all behaviours)."""
-        return int((self.ends - self.starts).sum())
+    def _count_targets(self) -> int:
+        """Events that enter the loss in one epoch: each training event that may be a target, once."""
+        if self.wanted is None:
+            return int((self.ends - self.starts).sum())
+        return int(self.wanted[self._events(ranges(self.starts, self.ends)[0])].sum())
 
     def steps_per_epoch(self) -> int:
-        """Batches in one epoch, about: windows move, so epochs differ by a step or so."""
-        return max(1, -(-int((self.ends - self.starts - 1).sum()) // self.batch_tokens))
+        """Batches of the first epoch; windows move, so others differ by a step or so."""
+        return self._steps
 
     def state(self) -> dict[str, int]:
         """Where the next batch will come from."""

@@ -96,10 +96,9 @@ def places(offsets: Tensor) -> Tensor:
 
 
 def gap_buckets(times: Tensor, offsets: Tensor) -> Tensor:
-    """Time since the previous event of the history in half-octave buckets of seconds: microseconds (T,) -> (T,).
+    """Time since the previous event of the history in octaves of seconds: microseconds (T,) -> (T,).
 
-    The first event of a history has bucket 0, gaps of less than a second bucket 1, and everything from about nine hours
-    times 2^... upwards shares the last one.
+    The first event of a history has bucket 0, gaps of less than two seconds bucket 1, of less than four bucket 2, ….
     """
     gaps = torch.diff(times, prepend=times[:1]).clamp_min(0).double() / 1e6
     buckets = (1 + torch.log2(gaps.clamp_min(1.0))).long().clamp_max(GAP_BUCKETS - 1)

@@ -46,9 +46,10 @@ def sampled_next_item_loss(states: Tensor, table: Tensor, targets: Tensor, negat
     """
     exact = torch.promote_types(states.dtype, torch.float32)
     positive = (states * table[targets]).sum(-1, keepdim=True).to(exact)
-    logits = (states @ table[negatives].T).to(exact) + math.log((len(table) - 1) / len(negatives))
+    logits = (states @ table[negatives].T).to(exact) + math.log(max(1, len(table) - 1) / len(negatives))
     logits = logits.masked_fill(negatives[None, :] == targets[:, None], -torch.inf)
-    return (torch.cat([positive, logits], 1).logsumexp(1) - positive.squeeze(1)).mean()
+    losses = torch.cat([positive, logits], 1).logsumexp(1) - positive.squeeze(1)
+    return losses.sum() / max(1, len(losses))
 
 
 class _TiledCrossEntropy(torch.autograd.Function):

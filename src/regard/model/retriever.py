@@ -62,7 +62,9 @@ class Retriever(nn.Module):
     def scores(self, histories: Histories) -> Tensor:
         """(B, n_items + 1) float32; column 0 means nothing."""
         table = self.table
-        return (self.users(histories, table) @ table.T).float()
+        users = self.users(histories, table)
+        with torch.autocast(users.device.type, enabled=False):  # in half precision items would tie
+            return users.float() @ table.float().T
 
     def loss(self, batch: TrainingBatch) -> Tensor:
         """Mean cross-entropy of the next item over all events of the batch that have a target."""

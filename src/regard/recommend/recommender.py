@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,47 +16,33 @@ from regard.data.batches import Histories, gather
 from regard.data.cases import Int64, ranges
 from regard.data.store import Dataset
 from regard.errors import InputError, nearest
+from regard.model.baseline import BASELINES
 from regard.model.scorer import top_for
-from regard.model.topk import Jagged, rows_per_block
+from regard.model.topk import UNKNOWN_SCORE, Jagged, rows_per_block
+from regard.recommend.answer import MANY, Item, Recommendation, check_list, named, short
 from regard.recommend.run import Run
 
-
-@dataclass(frozen=True)
-class Item:
-    """One recommended item; `source` is the name of the model, or `popular` where it had nothing to go by."""
-
-    item: str
-    score: float
-    title: str | None
-    source: str
-
-
-@dataclass(frozen=True)
-class Recommendation:
-    """Items, best first, and notes on everything that was skipped or done in another way than asked."""
-
-    items: list[Item]
-    notes: list[str]
-
-    def as_dict(self) -> dict[str, Any]:
-        """The JSON form: `{"items": [{"item", "score", "title", "source"}], "notes": []}`."""
-        return asdict(self)
+__all__ = ["Item", "Recommendation", "Recommender"]
 
 
 class Recommender:
-    """Answers for known users (with the dataset) and for live histories (from the run alone)."""
+    """Answers for known users (with the dataset) and for live histories (from the run alone).
 
-    def __init__(self, run: Run, dataset: Dataset | None = None) -> None:
-        self.run = run
-        self.model = run.model()
+    Items without training events are in the catalogue, but the model knows nothing of them: it reads them as unknown
+    and never recommends them.
+    """
+
+    def __init__(self, run: Run | str | Path, dataset: Dataset | str | Path | None = None) -> None:
+        """Load a run, or the one in a folder; `dataset` has to be the one it was trained on."""
+        self.run = run if isinstance(run, Run) else Run.open(run)
+        self._dataset = None if dataset is None else self.run.dataset(dataset)
+        self.model = self.run.model()
         self.window: int | None = getattr(self.model, "window", None)
-        self._dataset = dataset
 
     @classmethod
     def open(cls, path: str | Path, data: str | Path | None = None) -> Recommender:
         """Load a run; `data` says where its dataset is now, if it moved."""
-        run = Run.open(path)
-        return cls(run, run.dataset(data) if data is not None else None)
+        return cls(path, data)
 
     @property
     def dataset(self) -> Dataset:
@@ -81,7 +66,7 @@ class Recommender:
         Args:
             user: a raw user id; their history is all their events, held-back ones included.
             history: raw item ids; need not belong to any user. Unknown ids are skipped and named.
-            k: how many.
+            k: how many; fewer come where no more are left, and a note says so.
             candidates: only these items.
             exclude: not these items.
             seen: `filter` leaves out items of the history, `keep` does not; default: the rule of the run.
@@ -92,16 +77,13 @@ class Recommender:
         if (user is None) == (history is None):
             raise InputError("expected either a user or a history, not both and not neither")
         for name, ids in (("history", history), ("candidates", candidates), ("exclude", exclude)):
-            if isinstance(ids, str):
-                raise InputError(f"{name} must be a list of item ids; got the text {ids!r}")
-        if k < 1:
-            raise InputError(f"k must be at least 1; got {k}")
+            check_list(ids, name, "item")
+        most = self._most(k)
         notes: list[str] = []
         if user is not None:
-            events = self._events([user])
-            histories = gather(self.dataset, *events)
+            histories = self._stored(self._user(user))
         else:
-            histories = self._live(self._indexes(history or (), "history", notes))
+            histories = self._live(self._indexes(history or (), "history", notes), notes)
         excluded = set(self._indexes(exclude, "exclude", notes))
         if self._filters(seen):
             excluded |= set(histories.items.tolist())
@@ -110,7 +92,7 @@ class Recommender:
             raise InputError(
                 "none of the candidates is in the catalogue of this run; expected at least one known item id"
             )
-        scores, items, popular = self._top(self._recent(histories), k, _row(sorted(excluded)), wanted)
+        scores, items, popular = self._top(self._readable(histories), most, _row(sorted(excluded)), wanted)
         if popular[0]:
             notes.append("no known item in the history: these are the most popular items")
         found = [
@@ -118,28 +100,39 @@ class Recommender:
             for i, s in zip(items[0].tolist(), scores[0].tolist(), strict=True)
             if i > 0
         ]
-        if len(found) < k:
-            notes.append(f"asked for {k} items, only {len(found)} are left to recommend")
-        return Recommendation(found, notes)
+        return Recommendation(found, [*notes, *short(k, len(found))])
 
     def recommend_many(
         self, users: Sequence[str], *, k: int = 10, seen: str | None = None
     ) -> tuple[pa.Table, list[str]]:
         """Recommend for many known users: a table user, rank, item, score, title, source; and notes.
 
-        Users that the dataset does not know are skipped and counted.
+        Users that the dataset does not know are skipped and counted, users given twice are answered once.
+
+        Raises:
+            InputError: a k below 1, or the dataset knows none of the users.
         """
-        known = self.dataset.users.index(users)
-        skipped = [user for user, index in zip(users, known, strict=True) if index == 0]
-        many = f"{len(skipped)} unknown user{'s' * (len(skipped) > 1)} skipped"
-        notes = [f"{many}, the first: {', '.join(skipped[:3])}"] if skipped else []
-        users = [user for user, index in zip(users, known, strict=True) if index > 0]
+        check_list(users, "users", "user")
+        most = self._most(k)
+        distinct = list(dict.fromkeys(map(str, users)))
+        found = self.dataset.users.index(distinct)
+        skipped = [user for user, index in zip(distinct, found, strict=True) if index == 0]
+        if distinct and len(skipped) == len(distinct):
+            raise InputError(f"none of the {len(skipped)} users is in {self._place}, the first: {skipped[0]!r}")
+        notes = []
+        if skipped:
+            many = f"{len(skipped)} unknown user{'s' * (len(skipped) > 1)} skipped"
+            notes.append(f"{many}, the first: {', '.join(skipped[:3])}")
+        if twice := len(users) - len(distinct):
+            notes.append(f"{twice} repeated user id{'s' * (twice > 1)} left out: each user is answered once")
+        known = found[found > 0]
         block = max(1, min(1024, rows_per_block(len(self.model.known))))
-        tables = [self._block(users[at : at + block], k, seen) for at in range(0, len(users), block)]
-        return (pa.concat_tables(tables) if tables else _MANY.empty_table()), notes
+        tables = [self._block(known[at : at + block], most, seen) for at in range(0, len(known), block)]
+        return (pa.concat_tables(tables) if tables else MANY.empty_table()), notes
 
     def similar(self, item: str, k: int = 10) -> Recommendation:
         """The `k` items whose vectors have the highest cosine with that of `item`."""
+        most = self._most(k)
         (index,) = self._indexes([item], "item", []) or (0,)
         if not index:
             raise InputError(f"item {item!r} is not in the catalogue of this run{self._near(item)}")
@@ -149,9 +142,10 @@ class Recommender:
         unit = torch.nn.functional.normalize(table.float(), dim=1)
         cosine = (unit @ unit[index]).masked_fill(~self.model.known, -torch.inf)
         cosine[index] = -torch.inf
-        best = cosine.topk(min(k, max(0, int(self.model.known.sum()) - 1)))
+        best = cosine.topk(min(most, max(0, int(self.model.known.sum()) - 1)))
         pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        return Recommendation([Item(self.run.items.id(i), s, self.run.title(i), self.model.name) for i, s in pairs], [])
+        items = [Item(self.run.items.id(i), s, self.run.title(i), self.model.name) for i, s in pairs]
+        return Recommendation(items, short(k, len(items)))
 
     def vectors(self) -> pa.Table:
         """Item vectors: columns item, vector (list of float32), trained (whether it had training events)."""
@@ -173,14 +167,31 @@ class Recommender:
             raise InputError(f"seen must be filter or keep; got {rule!r}{nearest(rule, ('filter', 'keep'))}")
         return rule == "filter"
 
-    def _events(self, users: Sequence[str]) -> tuple[Int64, Int64]:
-        index = self.dataset.users.index(users)
-        for user, at in zip(users, index, strict=True):
-            if at == 0:
-                raise InputError(
-                    f"user {user!r} is not in {self.dataset.path}; give their events with --history instead"
-                )
-        return ranges(self.dataset.offsets[index], self.dataset.offsets[index + 1])
+    def _most(self, k: int) -> int:
+        """Check a length of lists; no list is longer than the catalogue."""
+        if k < 1:
+            raise InputError(f"k must be at least 1; got {k}")
+        return min(k, len(self.run.items))
+
+    @property
+    def _place(self) -> str:
+        return str(self.dataset.path or "the dataset given")
+
+    def _user(self, user: str) -> Int64:
+        index: Int64 = self.dataset.users.index([user])
+        if not index[0]:
+            raise InputError(
+                f"user {user!r} is not in {self._place}; give their events as a history instead (--history)"
+            )
+        return index
+
+    def _stored(self, users: Int64) -> Histories:
+        """All events of users (B,), oldest first; stored rows are part by part, which need not be the order of time."""
+        events, offsets = ranges(self.dataset.offsets[users], self.dataset.offsets[users + 1])
+        if self.dataset.part is not None and self.dataset.time is not None:
+            owner = np.repeat(np.arange(len(users)), np.diff(offsets))
+            events = events[np.lexsort((self.dataset.time[events], owner))]
+        return gather(self.dataset, events, offsets)
 
     def _indexes(self, ids: Iterable[str], where: str, notes: list[str]) -> list[int]:
         """Look ids up; unknown ones are skipped and named in a note."""
@@ -188,23 +199,43 @@ class Recommender:
         found = self.run.items.index(ids) if ids else np.empty(0, np.int64)
         unknown = [name for name, index in zip(ids, found, strict=True) if index == 0]
         if unknown:
-            names = ", ".join(repr(name) for name in unknown[:5]) + (", …" if len(unknown) > 5 else "")
-            notes.append(f"{where}: {len(unknown)} unknown item id{'s' * (len(unknown) > 1)} skipped: {names}")
+            many = f"{len(unknown)} unknown item id{'s' * (len(unknown) > 1)}"
+            notes.append(f"{where}: {many} skipped: {named(unknown)}")
         return [int(index) for index in found if index > 0]
 
     def _near(self, item: str) -> str:
         some = self.run.items.ids(np.argsort(-self.run.counts[1:])[:2000] + 1)
         return nearest(item, some)
 
-    def _live(self, items: list[int]) -> Histories:
-        """A history without behaviours (code 0 = not given) and with all its events at one time."""
+    def _live(self, items: list[int], notes: list[str]) -> Histories:
+        """A history without behaviours (code 0 = not given), its events as far apart as events commonly are."""
         count = len(items)
+        untrained = [index for index in dict.fromkeys(items) if not bool(self.model.known[index])]
+        if untrained:
+            has = "item has" if len(untrained) == 1 else f"{len(untrained)} items have"
+            notes.append(f"history: {has} no training events: read as unknown: {named(self.run.items.ids(untrained))}")
+        if items and (missing := self._missing()):
+            notes.append(f"this model also reads {missing}, and a history has none: it knows more of a known user")
+        timed = self.run.manifest["dataset"]["time_kind"] != "none"
         return Histories(
             torch.tensor(items, dtype=torch.int64),
             torch.tensor([0, count]),
             torch.zeros(count, dtype=torch.int64) if self.run.behaviours else None,
-            torch.zeros(count, dtype=torch.int64) if self.run.manifest["dataset"]["time_kind"] != "none" else None,
+            torch.arange(count) * round(self.run.manifest.get("median_gap") or 0) if timed else None,
         )
+
+    def _missing(self) -> str:
+        """What the model reads of events beside their items, and a live history does not have."""
+        model = self.run.settings.model
+        if model.name in BASELINES:
+            return ""
+        behaviours = ["behaviours"] if model.behaviours and len(self.run.behaviours) > 1 else []
+        return " and ".join(behaviours + ["times"] * (model.time_lags or model.time_gaps))
+
+    def _readable(self, histories: Histories) -> Histories:
+        """What the model reads of histories: their newest `window` events, items it knows nothing of as unknown."""
+        histories = self._recent(histories)
+        return replace(histories, items=histories.items.where(self.model.known[histories.items], 0))
 
     def _recent(self, histories: Histories) -> Histories:
         """The newest `window` events of each history."""
@@ -219,48 +250,36 @@ class Recommender:
     def _top(
         self, histories: Histories, k: int, excluded: Jagged, candidates: list[int] | None = None
     ) -> tuple[Tensor, Tensor, list[bool]]:
-        """Best items per history; a history without a known item gets the popular ones."""
+        """Best items per readable history; one without a known item gets the popular ones, and 0 is no item."""
         wanted = None if candidates is None else torch.tensor(candidates)
         scores, items = top_for(self.model, histories, k, excluded, wanted)
-        known = self.model.known[histories.items]
-        popular = [not bool(part.any()) for part in known.split(histories.lengths.tolist())]
+        popular = [not bool(part.any()) for part in histories.items.split(histories.lengths.tolist())]
         if any(popular):
             floor = _Popular(self.run.counts)
             other_scores, other_items = top_for(floor, histories, k, excluded, wanted)
             rows = torch.tensor(popular)[:, None]
             scores, items = torch.where(rows, other_scores, scores), torch.where(rows, other_items, items)
-        return scores, items, popular
+        return scores, items.masked_fill(scores <= UNKNOWN_SCORE, 0), popular
 
-    def _block(self, users: Sequence[str], k: int, seen: str | None) -> pa.Table:
-        histories = gather(self.dataset, *self._events(users))
+    def _block(self, users: Int64, k: int, seen: str | None) -> pa.Table:
+        """Answer for users (B,) of the dataset."""
+        histories = self._stored(users)
         none = (torch.empty(0, dtype=torch.int64), torch.zeros(len(users) + 1, dtype=torch.int64))
         excluded = (histories.items, histories.offsets) if self._filters(seen) else none
-        scores, items, popular = self._top(self._recent(histories), k, excluded)
+        scores, items, popular = self._top(self._readable(histories), k, excluded)
         real = (items > 0).numpy()
         row, rank = np.nonzero(real)
-        index = items.numpy()[real]
+        index = pa.array(items.numpy()[real] - 1)
         sources = np.array([self.model.name, "popular"])[np.array(popular, dtype=np.int64)[row]]
         columns = [
-            np.array(users, dtype=object)[row],
-            rank + 1,
-            self.run.items.ids(index),
-            scores.numpy()[real],
-            [self.run.title(int(i)) for i in index],
-            sources,
+            self.dataset.users.array.take(pa.array(users[row] - 1)),
+            pa.array(rank + 1),
+            self.run.items.array.take(index),
+            pa.array(scores.numpy()[real]),
+            self.run._table["title"].take(index),
+            pa.array(sources),
         ]
-        return pa.table([pa.array(c, type=f.type) for c, f in zip(columns, _MANY, strict=True)], schema=_MANY)
-
-
-_MANY = pa.schema(
-    [
-        ("user", pa.string()),
-        ("rank", pa.int32()),
-        ("item", pa.string()),
-        ("score", pa.float32()),
-        ("title", pa.string()),
-        ("source", pa.string()),
-    ]
-)
+        return pa.table(columns, names=MANY.names).cast(MANY)
 
 
 class _Popular:

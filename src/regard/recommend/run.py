@@ -28,6 +28,8 @@ from regard.model.scorer import CatalogueModel
 
 KIND = "run"
 PROGRESS = "checkpoint"
+OWN = (PROGRESS, "evaluation-*")
+"""What is written into the folder of a run besides what its manifest lists."""
 WEIGHTS = "weights.safetensors"
 _ITEMS = "items.arrow"
 
@@ -79,11 +81,12 @@ class Run:
 
     def model(self, device: str | torch.device = "cpu") -> CatalogueModel:
         """Build the model and load its weights, ready to score."""
-        model = build(self.settings, len(self.items), len(self.behaviours), self.manifest["attributes"])
         try:
+            model = build(self.settings, len(self.items), len(self.behaviours), self.manifest["attributes"])
             model.load_state_dict(load_file(self.path / WEIGHTS))
-        except (RuntimeError, SafetensorError, OSError) as error:
-            raise StorageError(f"{self.path / WEIGHTS} does not fit its manifest ({error}); train again") from None
+        except (RuntimeError, SafetensorError, OSError, KeyError) as error:
+            reason = str(error).splitlines()[0]
+            raise StorageError(f"{self.path / WEIGHTS} does not fit its manifest ({reason}); train again") from None
         return model.to(device).eval()
 
     def dataset(self, given: Dataset | str | Path | None = None) -> Dataset:
@@ -129,17 +132,29 @@ def save_run(
         "users": dataset.n_users,
         "events": dataset.n_events,
     }
-    with new_folder(path, KIND, PROGRESS) as aside:
-        state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-        save_file(state, aside / WEIGHTS)
+    with new_folder(path, KIND, OWN) as aside:
         with pa.OSFile(str(aside / _ITEMS), "wb") as sink, pa.ipc.new_file(sink, _SCHEMA) as writer:
             writer.write_table(_items(dataset, counts))
+        state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+        save_file(state, aside / WEIGHTS)
+        (aside / WEIGHTS).chmod((aside / _ITEMS).stat().st_mode)
         progress = path / PROGRESS
         if (progress / "log.jsonl").exists():
-            shutil.copytree(progress, aside / PROGRESS, copy_function=os.link)
-            os.link(progress / "log.jsonl", aside / "log.jsonl")
+            shutil.copytree(progress, aside / PROGRESS, copy_function=_link, ignore=_PASSING)
+            _link(str(progress / "log.jsonl"), str(aside / "log.jsonl"))
         write_manifest(aside, KIND, {"dataset": told, **body})
     return Run.open(path)
+
+
+_PASSING = shutil.ignore_patterns(".*")  # locks, and what a killed process left half-written
+
+
+def _link(source: str, target: str) -> None:
+    """Share the file where the file system can, else copy it."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 _SCHEMA = pa.schema([("id", pa.string()), ("title", pa.string()), ("events", pa.int64())])

@@ -7,6 +7,7 @@ rest as JSON; one file, so that no crash can leave halves of two steps. `state.j
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,28 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from regard.errors import StorageError
-from regard.manifest import new_file, write_json
+from regard.manifest import LOCK, new_file, read_json, write_json
 
 STATE = "state.safetensors"
 _MODEL, _BEST, _OPTIMISER, _RANDOM = "model/", "best/", "optimiser/", "random/"
+
+
+def begin(folder: Path, told: Mapping[str, Any], resume: bool) -> None:
+    """Empty `folder` for a new training, or see that the one to be resumed was `told` the same; hold its lock."""
+    note = folder / "settings.json"
+    if resume and note.exists():
+        before = read_json(note)
+        differing = sorted(key for key in told if before.get(key) != told[key])
+        if differing:
+            raise StorageError(
+                f"{folder} belongs to a training with other {', '.join(differing)}; resume it with the same ones, "
+                "or leave --resume out to start from the beginning"
+            )
+        return
+    for file in folder.iterdir():
+        if file.is_file() and file.name != LOCK:
+            file.unlink()
+    write_json(note, told)
 
 
 def save(

@@ -18,14 +18,15 @@ import torch
 from torch import Tensor, nn
 
 from regard.config import TrainSettings
-from regard.errors import DivergenceError
+from regard.errors import DivergenceError, SettingsError
 from regard.manifest import locked, new_file
 from regard.train import checkpoint
 from regard.train.progress import Watch, memory_used
 
 Validate = Callable[[], Mapping[str, float]]
 
-_CHECKPOINT_SECONDS = 60.0
+_CHECKPOINT_SECONDS = 60.0  # within an epoch
+_EPOCH_SECONDS = 5.0  # at the end of one: writing after every epoch would cost more than learning on small data
 _EPOCHS, _STEPS = 12, 2000  # of a schedule that is left to us: small data needs more passes
 
 
@@ -77,6 +78,7 @@ def fit(
     settings: TrainSettings,
     folder: Path,
     *,
+    told: Mapping[str, Any] | None = None,
     validate: Validate | None = None,
     resume: bool = False,
     watch: Watch | None = None,
@@ -88,6 +90,7 @@ def fit(
         batches: one epoch per iteration; its state goes into the checkpoint.
         settings: epochs, optimiser, schedule, patience, precision.
         folder: where the checkpoint and the log of the training in progress are kept.
+        told: what identifies this training; one that was told otherwise is not resumed.
         validate: gives figures of the current weights; `settings.metric` names the one that chooses (higher is better).
             None keeps the last weights.
         resume: go on from the checkpoint in `folder` if there is one.
@@ -101,6 +104,7 @@ def fit(
     """
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder), watch or Watch(quiet=True) as seen:
+        checkpoint.begin(folder, told or {}, resume)
         return _Training(model, batches, settings, folder, validate, seen).run(resume)
 
 
@@ -123,6 +127,7 @@ class _Training:
         self.precision = autocast_type(settings.precision, self.device)
         self.best: dict[str, Tensor] = {}
         self.state = _State()
+        self.saved = -math.inf
 
     def run(self, resume: bool) -> list[dict[str, Any]]:
         if resume and (self.folder / checkpoint.STATE).exists():
@@ -135,6 +140,8 @@ class _Training:
             self._epoch()
         if self.best:
             self.model.load_state_dict(self.best)
+        if not all(bool(value.isfinite().all()) for value in self.model.parameters()):
+            raise DivergenceError("training diverged: weights are not finite; try a lower train.learning_rate")
         self.model.eval()
         return self.state.rows
 
@@ -149,7 +156,7 @@ class _Training:
     def _epoch(self) -> None:
         state, settings = self.state, self.settings
         self.model.train()
-        saved = begun = time.monotonic()
+        begun = time.monotonic()
         before = state.seconds
         for batch in self.batches:
             state.loss += self._step(batch)
@@ -159,12 +166,16 @@ class _Training:
             state.seconds = before + now - begun
             done = state.batches / self.batches.steps_per_epoch()
             self.watch.step(state.epoch, state.step, self.batches.targets_per_epoch * done / state.seconds)
-            if now - saved > _CHECKPOINT_SECONDS:
-                saved = now
+            if now - self.saved > _CHECKPOINT_SECONDS:
                 self._save()
         figures = dict(self.validate()) if self.validate and self._look_due() else {}
         self._close_epoch(figures)
-        self._save()
+        if (
+            self.state.epoch == self.epochs
+            or self._waited_long_enough()
+            or time.monotonic() - self.saved > _EPOCH_SECONDS
+        ):
+            self._save()
         self.watch.epoch(state.rows[-1], settings.metric)
 
     def _step(self, batch: Any) -> float:
@@ -207,6 +218,7 @@ class _Training:
         state.loss, state.batches, state.seconds = 0.0, 0, 0.0
 
     def _save(self) -> None:
+        self.saved = time.monotonic()
         self.state.loader = self.batches.state()
         checkpoint.save(self.folder, self.model, self.optimiser, self.best, asdict(self.state))
         write_log(self.folder / "log.jsonl", self.state.rows)
@@ -236,6 +248,8 @@ def autocast_type(precision: str, device: torch.device) -> torch.dtype | None:
 
 def choose_device(name: str) -> torch.device:
     """`auto` is CUDA where there is a card."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise SettingsError("train.device=cuda, but torch finds no CUDA card here; use auto or cpu")
     return torch.device("cuda" if name == "auto" and torch.cuda.is_available() else "cpu" if name == "auto" else name)
 
 
