@@ -229,7 +229,7 @@ def test_a_disk_that_fills_while_writing(tmp_path):
 def test_another_folder_is_not_overwritten(tmp_path):
     (tmp_path / "shop").mkdir()
     (tmp_path / "shop" / "thesis.txt").write_text("mine")
-    with pytest.raises(StorageError, match="exists and is not a dataset; choose another folder"):
+    with pytest.raises(StorageError, match=r"is not a dataset \(thesis.txt\); choose another folder"):
         shop(tmp_path)
     assert (tmp_path / "shop" / "thesis.txt").read_text() == "mine"
 
