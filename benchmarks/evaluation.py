@@ -25,6 +25,7 @@ import torch
 
 from regard.config import Settings
 from regard.data.events import EventLog
+from regard.data.shape import Shape
 from regard.data.sources import Columns
 from regard.data.store import Dataset
 from regard.evaluate.protocol import processor
@@ -91,7 +92,7 @@ def main() -> None:
         dataset = Dataset.build(EventLog.read(str(LOG), Columns("user_id", "movie_id", "position")), Path(folder) / "d")
         protocol = Protocol.of(dataset, settings)
         device = choose_device(settings.train.device)
-        model = build(settings, dataset.n_items, len(dataset.behaviours))
+        model = build(settings, Shape.of(dataset))
         assert isinstance(model, Retriever)
         model.known = torch.from_numpy(protocol.split.training_item_counts(dataset) > 0)
         model.to(device)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from regard import cli
+from regard.cli import options
 from regard.data.cuts import FORMS
 from regard.model.models import NAMES
 
@@ -69,9 +70,9 @@ def test_misuse_is_told_in_one_line_that_names_the_help(regard: Command, words: 
 
 def test_a_pipe_is_100_columns_wide_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("COLUMNS", raising=False)
-    assert cli._console(io.StringIO()).width == 100
+    assert options._console(io.StringIO()).width == 100
     monkeypatch.setenv("COLUMNS", "72")
-    assert cli._console(io.StringIO()).width == 72
+    assert options._console(io.StringIO()).width == 72
 
 
 def test_an_interrupt_says_so_and_has_its_exit_code(tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def test_the_measure_of_imports_works() -> None:
 
 
 def test_help_does_not_wait_for_torch() -> None:
-    if not Path(regard.__file__).with_name("cli.py").exists():
+    if not Path(regard.__file__).with_name("cli").exists():
         pytest.skip("there is no command line yet")
     command = Path(sysconfig.get_path("scripts")) / "regard"
     assert os.access(command, os.X_OK), "regard is not installed in this environment"

@@ -72,7 +72,7 @@ def road(files: Path) -> Path:
         ["train", "shop", "--split", "time:0.9", *TINY, "--out", "runs/first"],
         ["train", "shop", "--split", "time:0.9", "--model", "co-visit", "--out", "runs/floor", "--quiet"],
     ):
-        done = subprocess.run([sys.executable, "-m", "regard.cli", *words], cwd=files, capture_output=True, text=True)
+        done = subprocess.run([sys.executable, "-m", "regard", *words], cwd=files, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
     return files
 

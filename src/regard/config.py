@@ -52,6 +52,8 @@ class ModelSettings(Section):
     positions: Literal["learned", "none"] = Field("learned", description="position embedding")
     behaviours: bool = Field(True, description="embed behaviour types where the data has more than one")
     attributes: tuple[str, ...] = Field((), description="columns of the item table whose values are embedded too")
+    context: tuple[str, ...] = Field((), description="context columns read at the moment of the request")
+    request_time: bool = Field(False, description="read the moment of the request too: extra information; timestamps")
     time_gaps: bool = Field(False, description="embed the time since the previous event; needs timestamps")
     time_lags: bool = Field(False, description="attention sees the time between events (rotary); needs timestamps")
     negatives: int = Field(0, ge=0, description="sampled softmax with so many negatives a batch; 0 = full softmax")

@@ -32,6 +32,7 @@ SETTINGS = Settings.of(
             "dropout": 0.25,
             "positions": "none",
             "time_lags": True,
+            "request_time": True,
             "attributes": ["category"],
         },
         "train": {

@@ -14,6 +14,7 @@ from regard.config import Settings
 from regard.data.attributes import attribute_codes
 from regard.data.batches import TrainingBatches
 from regard.data.cases import ranges
+from regard.data.shape import Shape
 from regard.data.split import Cases, Part, Split, make_split, resolve_seen
 from regard.data.store import Dataset
 from regard.errors import ProtocolError, SettingsError, nearest
@@ -96,10 +97,10 @@ def choose(protocol: Protocol) -> tuple[Retriever | Baseline, dict[str, Any]]:
     """Fit a baseline with each of its choices and keep the one that validation likes best."""
     dataset, settings = protocol.dataset, protocol.settings
     kind = BASELINES[settings.model.name]
-    choices = kind.choices(dataset, protocol.split)
+    choices, shape = kind.choices(dataset, protocol.split), Shape.of(dataset).as_dict()
     cases = protocol.cases() if len(choices) > 1 else None
     if cases is None:
-        return protocol.placed(kind.fit(dataset, protocol.split, **choices[0])), _told(choice=choices[0])
+        return protocol.placed(kind.fit(dataset, protocol.split, **choices[0])), _told(shape=shape, choice=choices[0])
     best: tuple[float, dict[str, Any], Baseline, dict[str, float]] | None = None
     for choice in choices:
         model = protocol.placed(kind.fit(dataset, protocol.split, **choice))
@@ -108,7 +109,7 @@ def choose(protocol: Protocol) -> tuple[Retriever | Baseline, dict[str, Any]]:
         if best is None or value > best[0]:
             best = value, choice, model, figures
     assert best is not None
-    return best[2], _told(choice=best[1], validation=best[3])
+    return best[2], _told(shape=shape, choice=best[1], validation=best[3])
 
 
 def median_gap(protocol: Protocol) -> int:
@@ -126,7 +127,7 @@ def median_gap(protocol: Protocol) -> int:
 
 def _told(**facts: Any) -> dict[str, Any]:
     """What the manifest of a run says of its fitting."""
-    return {"choice": {}, "attributes": {}, "validation": {}, "epochs": [], **facts}
+    return {"choice": {}, "validation": {}, "epochs": [], **facts}
 
 
 def learn(
@@ -138,8 +139,8 @@ def learn(
     set_threads(settings.train.threads)
     torch.manual_seed(settings.train.seed)
     attributes = attribute_codes(dataset, settings.model.attributes)
-    sizes = {name: int(codes.max()) for name, codes in attributes.items()}
-    model = build(settings, dataset.n_items, len(dataset.behaviours), sizes)
+    shape = Shape.of(dataset, settings.model.attributes, settings.model.context)
+    model = build(settings, shape)
     assert isinstance(model, Retriever)
     for row, codes in enumerate(attributes.values()):
         model.item_embedding.codes[row] = torch.from_numpy(codes)
@@ -151,6 +152,8 @@ def learn(
         window=settings.model.window,
         batch_tokens=settings.train.batch_tokens,
         seed=settings.train.seed,
+        context=settings.model.context,
+        request_time=settings.model.request_time,
     )
     cases, scorer = protocol.cases(), protocol.scorer(model)
     rows = fit(
@@ -164,7 +167,8 @@ def learn(
         watch=Watch(console) if console else None,
     )
     best = next((row for row in reversed(rows) if row["best"]), rows[-1])
-    return model, _told(attributes=sizes, median_gap=median_gap(protocol), validation=best["validation"], epochs=rows)
+    found = {"validation": best["validation"], "epochs": rows}
+    return model, _told(shape=shape.as_dict(), median_gap=median_gap(protocol), **found)
 
 
 def _check_learnable(dataset: Dataset, settings: Settings) -> None:
@@ -174,7 +178,7 @@ def _check_learnable(dataset: Dataset, settings: Settings) -> None:
             f"{name} reads events in their order, and this log has none (time kind none); prepare it again with "
             "--time-kind order if file order is meant, or train popular, repeat or co-visit"
         )
-    for option in ("time_gaps", "time_lags"):
+    for option in ("time_gaps", "time_lags", "request_time"):
         if getattr(settings.model, option) and dataset.time_kind != "timestamp":
             raise ProtocolError(
                 f"model.{option} needs timestamps, and this log has time kind {dataset.time_kind}; "

@@ -108,3 +108,21 @@ def test_the_schedule_knows_how_many_steps_an_epoch_has(lengths: list[int], toke
     assert batches.targets_per_epoch == ends[-1]
     wanted = np.arange(ends[-1]) % 2 == 0
     assert loader(lengths, window=7, tokens=tokens, wanted=wanted)[0].targets_per_epoch == wanted.sum()
+
+
+def test_every_state_knows_when_it_is_asked_and_in_which_context() -> None:
+    batches, ends = loader([5, 1, 3], window=2, tokens=100)
+    dataset = batches.dataset
+    dataset.time = np.arange(int(ends[-1])) * 10
+    dataset.context = {"hour": np.arange(int(ends[-1])) + 100}
+    batches.request_time, batches.context = True, ["hour"]
+    (batch,) = batches
+    histories = batch.histories
+    assert histories.times is not None
+    assert histories.asked is not None
+    assert batch.contexts is not None
+    assert batch.first_contexts is not None
+    assert torch.equal(histories.asked, histories.times + 10)  # the next event of the user is ten later
+    assert torch.equal(batch.contexts[:, 0], histories.times // 10 + 101)
+    first = batch.first_targets > 0
+    assert sorted((batch.first_contexts[first, 0] - 100).tolist()) == sorted((batch.first_targets[first] - 1).tolist())

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from regard.config import ModelSettings
-from regard.data.batches import Histories, TrainingBatch
+from regard.data.batches import Histories, TrainingBatch, asked_at
+from regard.data.shape import Shape
 from regard.model.embedding import gap_buckets, places
 from regard.model.retriever import Retriever
 
@@ -20,35 +21,42 @@ FORMS = [
     {"feed_forward": "plain", "positions": "none"},
     {"time_gaps": True, "time_lags": True, "negatives": 5},
     {"blocks": 1, "heads": 4, "behaviours": False},
+    {"request_time": True, "time_lags": True, "context": ("hour", "device")},
 ]
 
 
 def retriever(form: dict[str, object]) -> Retriever:
     settings = ModelSettings(width=20, window=13, **{"heads": 2, "dropout": 0.3, **form})
-    model = Retriever(ITEMS, 3, settings, {"category": 4}).eval()
+    context = dict.fromkeys(settings.context, 6)
+    model = Retriever(Shape(ITEMS, 3, {"category": 4}, context), settings).eval()
     model.item_embedding.codes[0] = torch.arange(ITEMS + 1) % 5
     with torch.no_grad():
         model.nothing.normal_()
+        for table in model.request.tables if model.request is not None else ():
+            table.normal_()
     return model
 
 
 def histories(lengths: list[int]) -> Histories:
     total = sum(lengths)
-    return Histories(
+    made = Histories(
         items=torch.randint(0, ITEMS + 1, (total,)),
         offsets=torch.tensor([0, *lengths]).cumsum(0),
         behaviours=torch.randint(0, 4, (total,)),
         times=torch.randint(0, 10**12, (total,)).sort().values,
+        request=torch.randint(0, 7, (len(lengths), 2)),
     )
+    return asked_at(made, torch.randint(10**12, 2 * 10**12, (len(lengths),)))
 
 
 def rows(batch: Histories, start: int, stop: int, drop: int = 0) -> Histories:
     begin, end = int(batch.offsets[start]), int(batch.offsets[stop]) - drop
     offsets = batch.offsets[start : stop + 1] - begin
     offsets[-1] -= drop
-    columns = (batch.items, batch.behaviours, batch.times)
-    cut: list[Tensor] = [column[begin:end] for column in columns if column is not None]
-    return Histories(cut[0], offsets, cut[1], cut[2])
+    columns = (batch.items, batch.behaviours, batch.times, batch.asked)
+    items, *rest = [column[begin:end] for column in columns if column is not None]
+    assert batch.request is not None
+    return Histories(items, offsets, *rest, batch.request[start:stop])
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -91,7 +99,8 @@ def test_gradients_are_finite_even_for_nothing_but_empty_histories(
     for lengths in ([3, 0, 1], [0, 0]):
         model, batch = retriever(form).train(), histories(lengths)
         first = torch.tensor([4] * len(lengths))
-        training = TrainingBatch(batch, torch.randint(0, ITEMS + 1, (sum(lengths),)), first)
+        contexts = torch.randint(0, 7, (sum(lengths), 2)), torch.randint(0, 7, (len(lengths), 2))
+        training = TrainingBatch(batch, torch.randint(0, ITEMS + 1, (sum(lengths),)), first, *contexts)
         with torch.autocast("cpu", dtype or torch.bfloat16, enabled=dtype is not None):
             loss = model.loss(training)
         loss.backward()
@@ -123,6 +132,35 @@ def test_a_step_towards_a_target_raises_its_score() -> None:
     assert model.scores(batch).softmax(1)[0, 7] > before
 
 
+def test_the_moment_of_a_request_counts_where_it_is_read() -> None:
+    batch = histories([6, 4])
+    assert batch.times is not None
+    later = asked_at(batch, batch.times.max() + torch.tensor([10**13, 10**13]))
+    elsewhere = replace(batch, request=torch.tensor([[1, 2], [3, 4]]))
+    model = retriever({"request_time": True, "time_lags": True, "context": ("hour", "device")})
+    assert not torch.allclose(model.scores(batch), model.scores(later))
+    assert not torch.allclose(model.scores(batch), model.scores(elsewhere))
+    unasked = retriever({})
+    assert torch.equal(unasked.scores(batch), unasked.scores(later))
+    assert torch.equal(unasked.scores(batch), unasked.scores(elsewhere))
+
+
+def test_code_zero_of_behaviours_and_context_learns_in_training() -> None:
+    torch.manual_seed(0)
+    model = retriever({"context": ("hour", "device"), "dropout": 0.0}).train()
+    batch = replace(histories([2] * 100), behaviours=torch.ones(200, dtype=torch.int64))
+    codes = torch.ones(200, 2, dtype=torch.int64)
+    targets = torch.randint(1, ITEMS + 1, (200,))
+    model.loss(TrainingBatch(batch, targets, torch.zeros(100, dtype=torch.int64), codes, codes[:100])).backward()
+    assert model.embedding.behaviour is not None
+    assert model.request is not None
+    for table in (model.embedding.behaviour, *model.request.tables):
+        assert table.grad is not None
+        assert table.grad[0].any()
+        assert table.grad[1].any()
+        assert not table.grad[2:].any()
+
+
 def test_places_and_gaps() -> None:
     offsets = torch.tensor([0, 3, 3, 5])
     assert places(offsets).tolist() == [0, 1, 2, 0, 1]
@@ -145,7 +183,8 @@ def test_attributes_are_added_to_item_vectors_and_learn() -> None:
 
 def test_logits_depend_on_time_lags_and_not_on_when_a_history_began() -> None:
     model, batch = retriever({"time_lags": True, "time_gaps": False, "positions": "none"}), histories([6, 4])
-    later = Histories(batch.items, batch.offsets, batch.behaviours, batch.times + 10**15)  # type: ignore[operator]
+    assert batch.times is not None
+    later = replace(batch, times=batch.times + 10**15)
     torch.testing.assert_close(model.scores(batch), model.scores(later))
-    stretched = Histories(batch.items, batch.offsets, batch.behaviours, batch.times * 3)  # type: ignore[operator]
+    stretched = replace(batch, times=batch.times * 3)
     assert not torch.allclose(model.scores(batch), model.scores(stretched))

@@ -68,7 +68,8 @@ def test_blocks_equal_one_case_at_a_time(events, rule, kind, window, block_token
     known, at = model.known.tolist(), 0
     for case in range(len(cases)):
         history = dataset.item[cases.events([case])[0]].tolist()
-        scores = model.row(history[-window:] if window else history)
+        read = [item if known[item] else 0 for item in history]
+        scores = model.row(read[-window:] if window else read)
         seen = history if filter_seen else []
         best = candidates_in_order(scores, known, seen)[:4]
         assert top[case].tolist() == best + [0] * (4 - len(best))

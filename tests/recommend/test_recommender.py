@@ -223,3 +223,32 @@ def test_a_recommender_takes_a_folder_and_checks_its_dataset(shop: Dataset, covi
     other = Dataset.build(regard.EventLog.read(regard.make_shop(seed=9, users=20).events, COLUMNS), None)
     with pytest.raises(InputError, match="not the dataset"):
         Recommender(covisit, other)
+
+
+@pytest.fixture(scope="module")
+def momentary(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A model that reads the moment and the context of a request."""
+    made = regard.make_shop(seed=2, users=60)
+    columns = dataclasses.replace(COLUMNS, context=("hour", "device"))
+    dataset = Dataset.build(regard.EventLog.read(made.events, columns), None)
+    settings = ("data.split=time:0.8", "model.context=device,hour", "model.request_time=true")
+    return trained(dataset, tmp_path_factory.mktemp("momentary") / "run", *settings, "train.learning_rate=0.05")
+
+
+def test_the_context_of_a_request_counts(momentary: Run) -> None:
+    recommender = Recommender(momentary)
+    history = momentary.items.ids([3, 5, 8])
+    plain = recommender.recommend(history=history)
+    mobile = recommender.recommend(history=history, context={"device": "mobile"})
+    assert [item.score for item in plain.items] != [item.score for item in mobile.items]
+    assert recommender.recommend(history=history, context={}).items == plain.items
+    fridge = recommender.recommend(history=history, context={"device": "fridge"})
+    assert fridge.items == plain.items
+    assert "context: device=fridge was never seen: read as not given" in fridge.notes
+
+
+def test_context_that_is_not_read_is_refused(momentary: Run, covisit: Run) -> None:
+    with pytest.raises(InputError, match=r"'devise' is not read .*did you mean 'device'.*it reads device, hour"):
+        Recommender(momentary).recommend(history=["a"], context={"devise": "mobile"})
+    with pytest.raises(InputError, match="it reads none"):
+        Recommender(covisit).recommend(history=["a"], context={"hour": "3"})

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from regard.config import ModelSettings, TrainSettings
 from regard.data.batches import TrainingBatches
+from regard.data.shape import Shape
 from regard.errors import DivergenceError, StorageError
 from regard.manifest import locked
 from regard.model.retriever import Retriever
@@ -36,7 +37,7 @@ def learner(epochs: int = 4, **changes: object) -> tuple[Retriever, TrainingBatc
     item = np.random.default_rng(1).integers(1, ITEMS + 1, ends[-1]).astype(np.int32)
     dataset = SimpleNamespace(item=item, behaviour=None, time=None)
     split = SimpleNamespace(order=None, training=lambda _: (ends[:-1], ends[1:]), target_events=lambda _: None)
-    model = Retriever(ITEMS, 0, ModelSettings(width=16, window=12, dropout=0.3))
+    model = Retriever(Shape(ITEMS), ModelSettings(width=16, window=12, dropout=0.3))
     return model, TrainingBatches(dataset, split, window=12, batch_tokens=64, seed=settings.seed), settings  # type: ignore[arg-type]
 
 
@@ -132,7 +133,7 @@ def test_a_loss_that_is_not_finite_stops_with_advice_and_keeps_the_last_good_che
 def test_a_damaged_checkpoint_and_one_of_another_model_are_told(tmp_path: Path) -> None:
     model, batches, settings = learner(epochs=1)
     fit(model, batches, settings, tmp_path)
-    other = Retriever(ITEMS + 1, 0, ModelSettings(width=16))
+    other = Retriever(Shape(ITEMS + 1), ModelSettings(width=16))
     with pytest.raises(StorageError, match="another shape"):
         fit(other, batches, settings, tmp_path, resume=True)
     (tmp_path / checkpoint.STATE).write_bytes(b"half a file")

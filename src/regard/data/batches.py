@@ -5,7 +5,7 @@ Letters: B histories, T events in all of them together.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -29,6 +29,8 @@ class Histories:
     offsets: Tensor  # (B + 1,) int64
     behaviours: Tensor | None = None  # (T,) int64 indexes into the dataset's behaviours
     times: Tensor | None = None  # (T,) int64 in the dataset's unit
+    asked: Tensor | None = None  # (T,) int64 moments: of the next event, after the last event that of the request
+    request: Tensor | None = None  # (B, K) int64 codes of context columns at the moment asked about, 0 = not given
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -52,16 +54,18 @@ class TrainingBatch:
 
     `targets` (T,) is the item after each event, 0 where that event enters no loss. `first_targets` (B,) is the first
     event of a user, to be predicted from nothing at all, 0 where a window does not begin at the user's first event.
+    `contexts` (T, K) and `first_contexts` (B, K) are the context codes of these targets, where a model asks for them.
     """
 
     histories: Histories
     targets: Tensor
     first_targets: Tensor
+    contexts: Tensor | None = None
+    first_contexts: Tensor | None = None
 
     def to(self, device: torch.device | str) -> TrainingBatch:
         """Return the batch with all tensors on `device`."""
-        histories = self.histories.to(device)
-        return TrainingBatch(histories, self.targets.to(device), self.first_targets.to(device))
+        return replace(self, **{name: value.to(device) for name, value in vars(self).items() if value is not None})
 
 
 def gather(dataset: Dataset, events: Int64, offsets: Int64) -> Histories:
@@ -72,6 +76,22 @@ def gather(dataset: Dataset, events: Int64, offsets: Int64) -> Histories:
         behaviours=_column(dataset.behaviour, events),
         times=_column(dataset.time, events),
     )
+
+
+def asked_at(histories: Histories, moments: Tensor) -> Histories:
+    """Return histories that know when they are asked for what comes next: (B,) moments, in the unit of their times."""
+    assert histories.times is not None
+    asked = histories.times.roll(-1)
+    full = histories.lengths > 0
+    asked[histories.offsets[1:][full] - 1] = moments[full]
+    return replace(histories, asked=asked)
+
+
+def context_codes(dataset: Dataset, names: Sequence[str], events: Int64) -> Tensor | None:
+    """Return the codes (R, K) of K context columns at events (R,); None where no column is asked for."""
+    if not names:
+        return None
+    return torch.from_numpy(np.stack([dataset.context[name][events].astype(np.int64) for name in names], axis=1))
 
 
 def _column(values: npt.NDArray[np.generic] | None, events: Int64) -> Tensor | None:
@@ -94,8 +114,10 @@ class TrainingBatches:
         window: int,
         batch_tokens: int,
         seed: int,
+        context: Sequence[str] = (),
+        request_time: bool = False,
     ) -> None:
-        self.dataset = dataset
+        self.dataset, self.context, self.request_time = dataset, context, request_time
         self.order = split.order
         starts, ends = split.training(dataset)
         trained = np.flatnonzero(ends > starts)
@@ -156,10 +178,16 @@ class TrainingBatches:
         places, offsets = ranges(starts, ends)
         first = self._target(starts)
         first[starts > self.starts[users]] = 0
+        histories = gather(self.dataset, self._events(places), offsets)
+        if self.request_time:
+            assert self.dataset.time is not None
+            histories = asked_at(histories, torch.from_numpy(self.dataset.time[self._events(ends)].astype(np.int64)))
         return TrainingBatch(
-            histories=gather(self.dataset, self._events(places), offsets),
+            histories=histories,
             targets=torch.from_numpy(self._target(places + 1)),
             first_targets=torch.from_numpy(first),
+            contexts=context_codes(self.dataset, self.context, self._events(places + 1)),
+            first_contexts=context_codes(self.dataset, self.context, self._events(starts)),
         )
 
     def _events(self, places: Int64) -> Int64:

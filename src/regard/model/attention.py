@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from regard.model.attend import attend
 
+Angles = tuple[Tensor, Tensor]
+
 
 class SelfAttention(nn.Module):
     """Multi-head scaled dot-product attention within each history (Vaswani et al. 2017, arXiv 1706.03762, eq. 1).
@@ -25,15 +27,15 @@ class SelfAttention(nn.Module):
         self.join = nn.Linear(width, width, bias=False)
 
     def forward(
-        self, states: Tensor, offsets: Tensor, angles: Tensor | None = None, return_weights: bool = False
+        self, states: Tensor, offsets: Tensor, angles: Angles | None = None, return_weights: bool = False
     ) -> tuple[Tensor, list[Tensor] | None]:
         """(T, W), (B + 1,) -> (T, W) and, if asked for, per history its weights (events, events, H).
 
-        `angles` (T, 2, W / H / 2) turn queries and keys, so that logits depend on the difference of two events' angles.
+        `angles`, each (T, 2, W / H / 2), turn queries and keys, so that logits depend on the difference of two angles.
         """
         query, keys, values = self.project(states).unflatten(-1, (3, self.heads, -1)).unbind(1)
         if angles is not None:
-            query, keys = turned(query, angles), turned(keys, angles)
+            query, keys = turned(query, angles[0]), turned(keys, angles[1])
         attended = attend(
             query,
             keys,

@@ -12,6 +12,7 @@ from regard.config import ModelSettings
 from regard.data.batches import Histories
 
 GAP_BUCKETS = 32
+FORGOTTEN = 0.05  # share of histories and requests that train without what may be missing later
 
 
 class ItemTable(nn.Module):
@@ -47,6 +48,7 @@ class EventEmbedding(nn.Module):
         self.position = _table(settings.window, width) if settings.positions == "learned" else None
         self.behaviour = _table(n_behaviours + 1, width) if settings.behaviours and n_behaviours > 1 else None
         self.gap = _table(GAP_BUCKETS, width) if settings.time_gaps else None
+        self.wait = _table(GAP_BUCKETS, width) if settings.request_time else None
         self.dropout = nn.Dropout(settings.dropout)
 
     def forward(self, histories: Histories, table: Tensor) -> Tensor:
@@ -55,11 +57,35 @@ class EventEmbedding(nn.Module):
         if self.position is not None:
             states = states + functional.embedding(places(histories.offsets), self.position)
         if self.behaviour is not None and histories.behaviours is not None:
-            states = states + functional.embedding(histories.behaviours, self.behaviour)
+            behaviours = histories.behaviours
+            if self.training:  # a live history has no behaviours: code 0 must have a meaning too
+                told = torch.rand(len(histories), device=behaviours.device) >= FORGOTTEN
+                behaviours = behaviours * torch.repeat_interleave(told, histories.lengths, output_size=len(behaviours))
+            states = states + functional.embedding(behaviours, self.behaviour)
         if self.gap is not None and histories.times is not None:
             states = states + functional.embedding(gap_buckets(histories.times, histories.offsets), self.gap)
+        if self.wait is not None and histories.times is not None and histories.asked is not None:
+            states = states + functional.embedding(octaves(histories.asked - histories.times), self.wait)
         dropped: Tensor = self.dropout(states)
         return dropped
+
+
+class RequestEmbedding(nn.Module):
+    """What the moment of a request adds to the state of a history: the sum of one vector per context column.
+
+    In training a share of the requests loses its context, so that code 0 (not given) has a meaning too.
+    """
+
+    def __init__(self, context: Mapping[str, int], width: int) -> None:
+        super().__init__()
+        self.tables = nn.ParameterList([nn.Parameter(torch.zeros(count + 1, width)) for count in context.values()])
+
+    def forward(self, codes: Tensor) -> Tensor:
+        """Codes (R, K) -> (R, width)."""
+        if self.training:
+            codes = codes * (torch.rand(len(codes), 1, device=codes.device) >= FORGOTTEN)
+        each = [functional.embedding(codes[:, at], table) for at, table in enumerate(self.tables)]
+        return torch.stack(each).sum(0)
 
 
 class TimeAngles(nn.Module):
@@ -69,20 +95,31 @@ class TimeAngles(nn.Module):
     geometrically from an hour to about two years, one for each pair of values of a head.
     """
 
-    def __init__(self, head_width: int) -> None:
+    def __init__(self, head_width: int, asked: bool) -> None:
         super().__init__()
+        self.asked = asked
         pairs = head_width // 2
         periods = 3600.0 * (20_000.0 ** (torch.arange(pairs, dtype=torch.float64) / max(1, pairs - 1)))
         self.frequencies: Tensor
         self.register_buffer("frequencies", 2 * torch.pi / periods, persistent=False)
 
-    def forward(self, histories: Histories) -> Tensor:
-        """Cosine and sine of every event's angles, (T, 2, head width / 2), from the start of its history."""
+    def forward(self, histories: Histories) -> tuple[Tensor, Tensor]:
+        """Cosine and sine of angles for queries and keys, (T, 2, head width / 2) each, from the start of a history.
+
+        A key has the time of its event; a query too, or with `asked` the moment it is asked at.
+        """
         assert histories.times is not None
         lengths = histories.lengths
         filled = lengths > 0
         starts = torch.repeat_interleave(histories.times[histories.offsets[:-1][filled]], lengths[filled])
-        turns = ((histories.times - starts).double() / 1e6)[:, None] * self.frequencies
+        keys = self._turns(histories.times - starts)
+        if not self.asked:
+            return keys, keys
+        assert histories.asked is not None
+        return self._turns(histories.asked - starts), keys
+
+    def _turns(self, elapsed: Tensor) -> Tensor:
+        turns = (elapsed.double() / 1e6)[:, None] * self.frequencies
         return torch.stack([turns.cos(), turns.sin()], 1).float()
 
 
@@ -100,10 +137,15 @@ def gap_buckets(times: Tensor, offsets: Tensor) -> Tensor:
 
     The first event of a history has bucket 0, gaps of less than two seconds bucket 1, of less than four bucket 2, ….
     """
-    gaps = torch.diff(times, prepend=times[:1]).clamp_min(0).double() / 1e6
-    buckets = (1 + torch.log2(gaps.clamp_min(1.0))).long().clamp_max(GAP_BUCKETS - 1)
+    buckets = octaves(torch.diff(times, prepend=times[:1]))
     starts = offsets[:-1][offsets.diff() > 0]
     return buckets.index_fill(0, starts, 0)
+
+
+def octaves(gaps: Tensor) -> Tensor:
+    """Microseconds -> 1 for less than two seconds, 2 for less than four, …, `GAP_BUCKETS` - 1 at most."""
+    seconds = gaps.clamp_min(0).double() / 1e6
+    return (1 + torch.log2(seconds.clamp_min(1.0))).long().clamp_max(GAP_BUCKETS - 1)
 
 
 def _table(rows: int, width: int) -> nn.Parameter:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from regard.config import ModelSettings
-from regard.model.attention import SelfAttention
+from regard.model.attention import Angles, SelfAttention
 
 
 class FeedForward(nn.Module):
@@ -45,7 +45,7 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(settings.dropout)
 
     def forward(
-        self, states: Tensor, offsets: Tensor, angles: Tensor | None, return_weights: bool
+        self, states: Tensor, offsets: Tensor, angles: Angles | None, return_weights: bool
     ) -> tuple[Tensor, list[Tensor] | None]:
         """(T, W) -> (T, W), and the weights of the attention if asked for."""
         mixed, weights = self.attention(self.norms[0](states), offsets, angles, return_weights)
@@ -62,7 +62,7 @@ class CausalEncoder(nn.Module):
         self.norm = nn.LayerNorm(settings.width)
 
     def forward(
-        self, states: Tensor, offsets: Tensor, angles: Tensor | None = None, return_weights: bool = False
+        self, states: Tensor, offsets: Tensor, angles: Angles | None = None, return_weights: bool = False
     ) -> tuple[Tensor, list[list[Tensor]]]:
         """(T, W), (B + 1,) -> (T, W), and per block, per history its weights (events, events, heads) if asked for."""
         weights = []

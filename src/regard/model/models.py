@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from regard.config import Settings
+from regard.data.shape import Shape
 from regard.errors import SettingsError, nearest
 from regard.model.baseline import BASELINES
 from regard.model.popular import Baseline
@@ -20,23 +19,19 @@ def check_name(name: str) -> None:
         raise SettingsError(f"there is no model {name!r}{nearest(name, NAMES)}; known: {', '.join(NAMES)}")
 
 
-def build(
-    settings: Settings, n_items: int, n_behaviours: int, attributes: Mapping[str, int] | None = None
-) -> Retriever | Baseline:
+def build(settings: Settings, shape: Shape) -> Retriever | Baseline:
     """Return a model of the right shape whose weights are still to be loaded or learned.
 
     Args:
         settings: `settings.model` says which model and its shape.
-        n_items: size of the catalogue.
-        n_behaviours: number of behaviour types of the dataset.
-        attributes: number of values of each item attribute that the model reads.
+        shape: how many items, behaviour types, … there are.
     """
     name = settings.model.name
     check_name(name)
     if name in BASELINES:
-        return BASELINES[name](n_items)
+        return BASELINES[name](shape.items)
     if settings.model.width % settings.model.heads:
         raise SettingsError(f"model.heads={settings.model.heads} must divide model.width={settings.model.width}")
     if settings.model.time_lags and settings.model.width // settings.model.heads % 2:
         raise SettingsError("model.time_lags turns pairs of values: model.width / model.heads must be even")
-    return Retriever(n_items, n_behaviours, settings.model, attributes)
+    return Retriever(shape, settings.model)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor, nn
 
 from regard.config import ModelSettings
 from regard.data.batches import Histories, TrainingBatch
-from regard.model.embedding import EventEmbedding, ItemTable, TimeAngles
+from regard.data.shape import Shape
+from regard.model.embedding import EventEmbedding, ItemTable, RequestEmbedding, TimeAngles
 from regard.model.encoder import CausalEncoder
 from regard.model.losses import next_item_loss, sampled_next_item_loss
 
@@ -22,20 +21,22 @@ class Retriever(nn.Module):
     own, trained on the first event of every user.
     """
 
-    def __init__(
-        self, n_items: int, n_behaviours: int, settings: ModelSettings, attributes: Mapping[str, int] | None = None
-    ) -> None:
+    def __init__(self, shape: Shape, settings: ModelSettings) -> None:
         super().__init__()
         self.name = settings.name
         self.window = settings.window
         self.negatives = settings.negatives
-        self.item_embedding = ItemTable(n_items, settings.width, attributes or {})
-        self.embedding = EventEmbedding(n_behaviours, settings)
+        self.context = tuple(shape.context)
+        self.request_time = settings.request_time
+        self.item_embedding = ItemTable(shape.items, settings.width, shape.attributes)
+        self.embedding = EventEmbedding(shape.behaviours, settings)
+        self.request = RequestEmbedding(shape.context, settings.width) if shape.context else None
         self.encoder = CausalEncoder(settings)
-        self.angles = TimeAngles(settings.width // settings.heads) if settings.time_lags else None
+        head = settings.width // settings.heads
+        self.angles = TimeAngles(head, settings.request_time) if settings.time_lags else None
         self.nothing = nn.Parameter(torch.zeros(settings.width))
         self.known: Tensor
-        self.register_buffer("known", torch.zeros(n_items + 1, dtype=torch.bool))
+        self.register_buffer("known", torch.zeros(shape.items + 1, dtype=torch.bool))
 
     @property
     def table(self) -> Tensor:
@@ -57,7 +58,16 @@ class Retriever(nn.Module):
         states, _ = self.states(histories, table)
         full = histories.lengths > 0
         rows = self.nothing.to(states.dtype).expand(len(histories), -1)
-        return rows.masked_scatter(full[:, None], states[histories.offsets[1:][full] - 1])
+        rows = rows.masked_scatter(full[:, None], states[histories.offsets[1:][full] - 1])
+        return self._asked(rows, histories.request)
+
+    def _asked(self, states: Tensor, request: Tensor | None) -> Tensor:
+        """States (R, width) at the moment of their requests, context codes (R, K); None = nothing is known of it."""
+        if self.request is None:
+            return states
+        codes = torch.zeros(len(states), len(self.context), dtype=torch.int64) if request is None else request
+        asked: Tensor = states + self.request(codes.to(states.device)).to(states.dtype)
+        return asked
 
     def scores(self, histories: Histories) -> Tensor:
         """(B, n_items + 1) float32; column 0 means nothing."""
@@ -72,6 +82,8 @@ class Retriever(nn.Module):
         states, _ = self.states(batch.histories, table)
         later, first = batch.targets > 0, batch.first_targets > 0
         states = torch.cat([states[later], self.nothing.to(states.dtype).expand(int(first.sum()), -1)])
+        if batch.contexts is not None and batch.first_contexts is not None:
+            states = self._asked(states, torch.cat([batch.contexts[later], batch.first_contexts[first]]))
         targets = torch.cat([batch.targets[later], batch.first_targets[first]]) - 1
         items = table[1:]
         if self.negatives:

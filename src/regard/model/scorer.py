@@ -5,8 +5,9 @@ Letters: C cases, B histories of one block, V items with the unknown one (n_item
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -14,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from regard.data.batches import Histories, gather
+from regard.data.batches import Histories, asked_at, context_codes, gather
 from regard.data.cases import Int64, ranges
 from regard.data.split import Cases
 from regard.data.store import Dataset
@@ -59,6 +60,8 @@ class CatalogueScorer:
     ) -> None:
         self.model, self.dataset, self.device = model, dataset, torch.device(device)
         self.window, self.precision, self.block_tokens = window, precision, block_tokens
+        self.context: Sequence[str] = getattr(model, "context", ())
+        self.uses_request_time = bool(getattr(model, "request_time", False))
 
     def rank(self, cases: Cases, *, k: int, filter_seen: bool) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
         """Rank every target of every case, and list the best `k` items of each case.
@@ -102,13 +105,30 @@ class CatalogueScorer:
             start = stop
 
     def _scores(self, cases: Cases, rows: Int64) -> Tensor:
-        """Score cases (B, V), each distinct history once: where histories stand still, a user's cases share one."""
-        fresh = ~_repeats(cases, rows)
-        histories = gather(self.dataset, *cases.events(rows[fresh], self.window)).to(self.device)
+        """Score cases (B, V), each distinct history once: where histories stand still, a user's cases share one.
+
+        Items the model knows nothing of are read as the unknown one, and a case with one target is asked about at the
+        moment of that target.
+        """
+        alike = not (self.context or self.uses_request_time)
+        fresh = ~_repeats(cases, rows) if alike else np.full(len(rows), True)
+        histories = gather(self.dataset, *cases.events(rows[fresh], self.window))
+        readable = histories.items.where(self.model.known.cpu()[histories.items], 0)
+        histories = replace(histories, items=readable, request=self._request(cases, rows)).to(self.device)
+        if self.uses_request_time:
+            assert self.dataset.time is not None
+            moments = self.dataset.time[cases.targets[cases.target_offsets[rows]]].astype(np.int64)
+            histories = asked_at(histories, torch.from_numpy(moments).to(self.device))
         scores = self.model.scores(histories).float()
         if fresh.all():
             return scores
         return scores[torch.from_numpy(np.cumsum(fresh) - 1).to(self.device)]
+
+    def _request(self, cases: Cases, rows: Int64) -> Tensor | None:
+        first = cases.target_offsets[rows]
+        codes = context_codes(self.dataset, self.context, cases.targets[first])
+        one = torch.from_numpy(cases.target_offsets[rows + 1] - first == 1)
+        return None if codes is None else codes * one[:, None]
 
     def _seen(self, cases: Cases, rows: Int64) -> Jagged:
         events, offsets = cases.events(rows, None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from regard.data.batches import Histories, gather
+from regard.data.batches import Histories, asked_at, gather
 from regard.data.cases import Int64, ranges
 from regard.data.store import Dataset
 from regard.errors import InputError, nearest
@@ -60,6 +60,7 @@ class Recommender:
         candidates: Sequence[str] | None = None,
         exclude: Sequence[str] = (),
         seen: str | None = None,
+        context: Mapping[str, str] | None = None,
     ) -> Recommendation:
         """Recommend `k` items for one user of the dataset, or for a history of item ids, oldest first.
 
@@ -70,9 +71,11 @@ class Recommender:
             candidates: only these items.
             exclude: not these items.
             seen: `filter` leaves out items of the history, `keep` does not; default: the rule of the run.
+            context: what is known at the moment of the request, by context column; the rest is not given.
 
         Raises:
-            InputError: neither or both of user and history, an unknown user, no usable candidate, or a k below 1.
+            InputError: neither or both of user and history, an unknown user, no usable candidate, a context column that
+                the model does not read, or a k below 1.
         """
         if (user is None) == (history is None):
             raise InputError("expected either a user or a history, not both and not neither")
@@ -84,6 +87,7 @@ class Recommender:
             histories = self._stored(self._user(user))
         else:
             histories = self._live(self._indexes(history or (), "history", notes), notes)
+        histories = replace(histories, request=self._request(context or {}, notes))
         excluded = set(self._indexes(exclude, "exclude", notes))
         if self._filters(seen):
             excluded |= set(histories.items.tolist())
@@ -221,8 +225,13 @@ class Recommender:
             torch.tensor(items, dtype=torch.int64),
             torch.tensor([0, count]),
             torch.zeros(count, dtype=torch.int64) if self.run.behaviours else None,
-            torch.arange(count) * round(self.run.manifest.get("median_gap") or 0) if timed else None,
+            torch.arange(count) * self._gap if timed else None,
         )
+
+    @property
+    def _gap(self) -> int:
+        """The time between two events of a user, commonly: what is assumed where no time is known."""
+        return round(self.run.manifest.get("median_gap") or 0)
 
     def _missing(self) -> str:
         """What the model reads of events beside their items, and a live history does not have."""
@@ -232,9 +241,26 @@ class Recommender:
         behaviours = ["behaviours"] if model.behaviours and len(self.run.behaviours) > 1 else []
         return " and ".join(behaviours + ["times"] * (model.time_lags or model.time_gaps))
 
+    def _request(self, context: Mapping[str, str], notes: list[str]) -> Tensor | None:
+        """Context codes (1, K) of a request; a value that training never saw is read as not given, and named."""
+        known = self.run.context
+        for name in context:
+            if name not in known:
+                reads = ", ".join(known) or "none"
+                raise InputError(f"context {name!r} is not read by this run{nearest(name, known)}; it reads {reads}")
+        codes = [int(values.index([str(context.get(name, ""))])[0]) for name, values in known.items()]
+        for (name, _), code in zip(known.items(), codes, strict=True):
+            if name in context and not code:
+                notes.append(f"context: {name}={context[name]} was never seen: read as not given")
+        return torch.tensor([codes]) if known else None
+
     def _readable(self, histories: Histories) -> Histories:
         """What the model reads of histories: their newest `window` events, items it knows nothing of as unknown."""
         histories = self._recent(histories)
+        if histories.times is not None and self.run.settings.model.request_time:
+            last = histories.times[(histories.offsets[1:] - 1).clamp_min(0)] if len(histories.times) else 0
+            moments = last + self._gap + torch.zeros(len(histories), dtype=torch.int64)
+            histories = asked_at(histories, moments)
         return replace(histories, items=histories.items.where(self.model.known[histories.items], 0))
 
     def _recent(self, histories: Histories) -> Histories:
@@ -244,8 +270,10 @@ class Recommender:
         ends = histories.offsets[1:].numpy()
         kept, offsets = ranges(np.maximum(histories.offsets[:-1].numpy(), ends - self.window), ends)
         rows = torch.from_numpy(kept)
-        pick = [None if column is None else column[rows] for column in (histories.behaviours, histories.times)]
-        return Histories(histories.items[rows], torch.from_numpy(offsets), *pick)
+        behaviours, times = (
+            None if column is None else column[rows] for column in (histories.behaviours, histories.times)
+        )
+        return Histories(histories.items[rows], torch.from_numpy(offsets), behaviours, times, request=histories.request)
 
     def _top(
         self, histories: Histories, k: int, excluded: Jagged, candidates: list[int] | None = None
@@ -276,7 +304,7 @@ class Recommender:
             pa.array(rank + 1),
             self.run.items.array.take(index),
             pa.array(scores.numpy()[real]),
-            self.run._table["title"].take(index),
+            self.run.titles.take(index),
             pa.array(sources),
         ]
         return pa.table(columns, names=MANY.names).cast(MANY)

@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from regard.config import Settings
+from regard.data.shape import Shape
 from regard.data.store import Dataset
 from regard.data.vocabulary import Vocabulary
 from regard.errors import InputError, StorageError
@@ -69,10 +70,20 @@ class Run:
         """Training events of each item, (n_items + 1,)."""
         return np.concatenate([[0], self._table["events"].to_numpy()]).astype(np.int64)
 
+    @cached_property
+    def titles(self) -> pa.ChunkedArray:
+        """Titles of items 1..n_items, null where the item table has none."""
+        return self._table["title"]
+
     def title(self, index: int) -> str | None:
         """The title of an item, if the item table has one."""
-        value: str | None = self._table["title"][index - 1].as_py()
+        value: str | None = self.titles[index - 1].as_py()
         return value
+
+    @cached_property
+    def context(self) -> dict[str, Vocabulary]:
+        """The values of the context columns that the model reads."""
+        return {name: Vocabulary.of(values) for name, values in self.manifest["context"].items()}
 
     @property
     def behaviours(self) -> tuple[str, ...]:
@@ -82,7 +93,7 @@ class Run:
     def model(self, device: str | torch.device = "cpu") -> CatalogueModel:
         """Build the model and load its weights, ready to score."""
         try:
-            model = build(self.settings, len(self.items), len(self.behaviours), self.manifest["attributes"])
+            model = build(self.settings, Shape(**self.manifest["shape"]))
             model.load_state_dict(load_file(self.path / WEIGHTS))
         except (RuntimeError, SafetensorError, OSError, KeyError) as error:
             reason = str(error).splitlines()[0]
@@ -142,7 +153,8 @@ def save_run(
         if (progress / "log.jsonl").exists():
             shutil.copytree(progress, aside / PROGRESS, copy_function=_link, ignore=_PASSING)
             _link(str(progress / "log.jsonl"), str(aside / "log.jsonl"))
-        write_manifest(aside, KIND, {"dataset": told, **body})
+        values = {name: dataset.context_values[name].array.to_pylist() for name in body["shape"]["context"]}
+        write_manifest(aside, KIND, {"dataset": told, "context": values, **body})
     return Run.open(path)
 
 

@@ -1,0 +1,91 @@
+"""Commands about runs: train, evaluate, compare."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from regard.cli.options import Data, Json, Quiet, RunFolder, Set, app, out, told
+from regard.errors import InputError
+
+
+@app.command()
+def train(
+    dataset: Annotated[Path, typer.Argument(help="a folder made by regard prepare")],
+    run: Annotated[Path | None, typer.Option("--out", help="folder to write the run to")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="popular, recent-popular, repeat, co-visit or self-attention (the default)")
+    ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            help="leave-one-out, time:Q, last-days:N, users:F, parts, random:A,B,C or none; default: as the log allows"
+        ),
+    ] = None,
+    targets: Annotated[str | None, typer.Option(help="next, last or set: which held-back events are targets")] = None,
+    seen: Annotated[str | None, typer.Option(help="filter or keep items of the history; default: by the log")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda")] = None,
+    assignments: Set = None,
+    config: Annotated[Path | None, typer.Option(help="file of settings, TOML or JSON; --set goes on top")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="go on from the checkpoint, if there is one")] = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Train a model and choose its best weights on validation.
+
+    Example: `regard train shop --model self-attention --out runs/first`
+    """
+    from regard import pipeline, show
+
+    if run is None:
+        raise InputError("expected --out FOLDER: where the run should be written")
+    given = {
+        "model.name": model,
+        "data.split": split,
+        "evaluate.targets": targets,
+        "evaluate.seen": seen,
+        "train.device": device,
+    }
+    changes = [f'{name}="{value}"' for name, value in given.items() if value] + (assignments or [])
+    settings = pipeline.settings_from(config, changes)
+    try:
+        trained = pipeline.train(dataset, settings, run, resume=resume, console=None if quiet or as_json else told)
+    except KeyboardInterrupt:
+        told.print("the same command with --resume goes on from the last checkpoint")
+        raise
+    show.run(trained, out, as_json=as_json)
+
+
+@app.command()
+def evaluate(
+    run: RunFolder,
+    on: Annotated[str, typer.Option(help="validation or test")] = "test",
+    baselines: Annotated[str, typer.Option(help="all, or names separated by commas")] = "popular",
+    data: Data = None,
+    as_json: Json = False,
+) -> None:
+    """Measure a run by its protocol, baselines beside it.
+
+    Example: `regard evaluate runs/first --on test --baselines all`
+    """
+    from regard import pipeline, show
+
+    show.evaluation(pipeline.evaluate(run, on=on, baselines=baselines, data=data), out, as_json=as_json)
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="two runs or more; the first is what others are compared with")],
+    on: Annotated[str, typer.Option(help="validation or test")] = "test",
+    data: Data = None,
+    as_json: Json = False,
+) -> None:
+    """Compare runs on the same users by a paired bootstrap.
+
+    Example: `regard compare runs/first runs/second`
+    """
+    from regard import pipeline, show
+
+    show.comparison(pipeline.compare(runs, on=on, data=data), out, as_json=as_json)

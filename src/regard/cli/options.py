@@ -1,0 +1,37 @@
+"""What all commands share: the app, the two consoles, and options that several commands take."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, TextIO
+
+import typer
+from rich.console import Console
+
+app = typer.Typer(
+    help="A recommender built on attention: from an event log to honest recommendations.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+
+
+def _console(stream: TextIO) -> Console:
+    """A console as wide as its terminal, and of 100 columns where there is none: a pipe, a file, a page."""
+    wide = stream.isatty() or "COLUMNS" in os.environ
+    return Console(stderr=stream is sys.stderr, width=None if wide else 100)
+
+
+out = _console(sys.stdout)
+told = _console(sys.stderr)
+
+RunFolder = Annotated[Path, typer.Argument(help="a folder made by regard train")]
+Count = Annotated[int, typer.Option("-k", help="how many items")]
+Json = Annotated[bool, typer.Option("--json", help="print JSON instead of tables")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="no progress, no notes")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="change one setting; may be repeated")
+]
+Data = Annotated[Path | None, typer.Option("--data", help="the dataset, if it is not where the run says")]
