@@ -36,6 +36,15 @@ class DataSettings(Section):
         "auto", description="leave-one-out | time:Q | last-days:N | users:F | parts | random:A,B,C | none | auto"
     )
     target_behaviours: tuple[str, ...] = Field((), description="only these behaviours are targets; empty = all")
+    labels: str = Field("auto", description="what a ranker learns: sampled | given (0 or 1) | >=X | value | auto")
+    history: Literal["auto", "positive", "all"] = Field(
+        "auto", description="events a ranker reads: those with a positive label, or all; auto = positive where given"
+    )
+    histories: tuple[str, ...] = Field(
+        (), description="separate histories of a ranker, each BEHAVIOUR+BEHAVIOUR:LENGTH; empty = one of all events"
+    )
+    negatives: int = Field(4, ge=1, description="sampled negatives for each positive of a ranker")
+    sampling: Literal["uniform", "popularity"] = Field("uniform", description="how a ranker's negatives are drawn")
 
 
 class ModelSettings(Section):
@@ -49,13 +58,38 @@ class ModelSettings(Section):
     expansion: float = Field(2.0, gt=0, description="hidden size of the feed-forward, as a multiple of width")
     dropout: float = Field(0.2, ge=0, lt=1, description="share of values dropped after embedding and in every block")
     window: int = Field(200, ge=1, le=100_000, description="most recent events that the model reads at once")
-    positions: Literal["learned", "none"] = Field("learned", description="position embedding")
+    positions: Literal["learned", "rotary", "relative", "none"] = Field(
+        "learned", description="where an event stands: embedded, by rotary angles, or as a bias of attention"
+    )
     behaviours: bool = Field(True, description="embed behaviour types where the data has more than one")
     attributes: tuple[str, ...] = Field((), description="columns of the item table whose values are embedded too")
     context: tuple[str, ...] = Field((), description="context columns read at the moment of the request")
     request_time: bool = Field(False, description="read the moment of the request too: extra information; timestamps")
     time_gaps: bool = Field(False, description="embed the time since the previous event; needs timestamps")
     time_lags: bool = Field(False, description="attention sees the time between events (rotary); needs timestamps")
+    hash_rows: int = Field(0, ge=0, description="item vectors hashed into so many rows; 0 = a row for every item")
+    hash_functions: int = Field(2, ge=1, le=8, description="rows that an item's vector is summed from, if hashed")
+    interest: str = Field("target", description="how a ranker reads a history; `regard train --help` lists the forms")
+    projections: Literal["separate", "shared", "none"] = Field(
+        "separate", description="linear maps of queries, keys and values: three, one for all, or none"
+    )
+    projection_activation: Literal["none", "relu"] = Field("none", description="activation of these projections")
+    scale: float = Field(0.0, ge=0, description="factor of attention logits; 0 = 1 / sqrt(width of a head)")
+    normalize: Literal["softmax", "none"] = Field(
+        "softmax", description="attention weights add up to 1, or are raw and carry intensity"
+    )
+    score_hidden: int = Field(0, ge=0, description="hidden size of additive scores; 0 = linear")
+    conditioned: bool = Field(False, description="additive scores also read the candidate")
+    unit_hidden: tuple[int, ...] = Field((64, 16), description="hidden sizes of the activation unit; empty = one layer")
+    unit_activation: Literal["dice", "prelu", "relu"] = Field("dice", description="activation inside that unit")
+    unit_on: Literal["pair", "event"] = Field("pair", description="that unit reads event and candidate, or the event")
+    dual_self: Literal["history", "target"] = Field(
+        "history", description="dual attention: self-attention in the history, or among a request's candidates"
+    )
+    head: Literal["mlp", "linear"] = Field("mlp", description="what makes a score of a ranker's features")
+    hidden: tuple[int, ...] = Field((128, 64), description="hidden sizes of a ranker's head")
+    outputs: int = Field(1, ge=1, description="outputs of a ranker's head")
+    user_ids: bool = Field(False, description="a ranker learns a vector for every user")
     negatives: int = Field(0, ge=0, description="sampled softmax with so many negatives a batch; 0 = full softmax")
 
 
@@ -88,6 +122,7 @@ class EvaluateSettings(Section):
     seen: Literal["auto", "filter", "keep"] = Field("auto", description="may items of the history be recommended again")
     k: tuple[CutOff, ...] = Field((10,), min_length=1, description="cut-offs of the top-k metrics")
     validation_cases: int = Field(10_000, ge=1, description="most validation cases looked at after each epoch")
+    negatives: int = Field(50, ge=1, description="sampled negatives of a ranker's AUC and log loss")
     bootstrap: int = Field(1000, ge=0, description="resamples of users behind each interval")
 
 
