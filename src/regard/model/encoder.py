@@ -1,15 +1,21 @@
-"""History -> states: causal blocks over jagged histories.
+"""History -> states: every way to read a jagged history so that a state knows its event and earlier ones only.
 
-A block is pre-norm: x + attention(norm(x)), then x + feed-forward(norm(x)).
+An encoder is built from settings and called with embedded events (T, W) and offsets (B + 1,); it gives states (T, W)
+and the weights of its attention. `ENCODERS` lists them by name. Letters: B rows, T events, W width, H heads.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from torch import Tensor, nn
 from torch.nn import functional
 
 from regard.config import ModelSettings
-from regard.model.attention import Angles, SelfAttention
+from regard.model.attend import attend
+from regard.model.attention import Angles
+from regard.model.positions import PlacedSelfAttention
+from regard.model.recurrent import Encoded, GatedRecurrent, LongShortTerm, SequenceToSequence
 
 
 class FeedForward(nn.Module):
@@ -34,13 +40,13 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """Self-attention and feed-forward, each on normalised states and added to what came in."""
+    """Pre-norm: x + attention(norm(x)), then x + feed-forward(norm(x))."""
 
-    def __init__(self, settings: ModelSettings) -> None:
+    def __init__(self, settings: ModelSettings, causal: bool = True) -> None:
         super().__init__()
         width = settings.width
         self.norms = nn.ModuleList([nn.LayerNorm(width), nn.LayerNorm(width)])
-        self.attention = SelfAttention(width, settings.heads)
+        self.attention = PlacedSelfAttention(settings, causal)
         self.feed_forward = FeedForward(width, int(settings.expansion * width), settings.feed_forward == "gated")
         self.dropout = nn.Dropout(settings.dropout)
 
@@ -63,10 +69,85 @@ class CausalEncoder(nn.Module):
 
     def forward(
         self, states: Tensor, offsets: Tensor, angles: Angles | None = None, return_weights: bool = False
-    ) -> tuple[Tensor, list[list[Tensor]]]:
-        """(T, W), (B + 1,) -> (T, W), and per block, per history its weights (events, events, heads) if asked for."""
+    ) -> Encoded:
+        """(T, W), (B + 1,) -> (T, W), and per block, per history its weights (events, events, H) if asked for."""
         weights = []
         for block in self.blocks:
             states, shares = block(states, offsets, angles, return_weights)
             weights.append(shares or [])
         return self.norm(states), weights
+
+
+class PrefixPooling(nn.Module):
+    """The weighted mean of the events so far, then a norm: softmax over scores that events have on their own.
+
+    Each head scores and pools its own slice of the values, so weights can differ by what a slice says. A score does not
+    depend on who asks: state p has the weights softmax(s_1 … s_p).
+    """
+
+    def __init__(self, settings: ModelSettings) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(settings.dropout)
+        self.norm = nn.LayerNorm(settings.width)
+
+    def scores(self, states: Tensor) -> Tensor:
+        """(T, W) -> (T, H)."""
+        raise NotImplementedError
+
+    def forward(
+        self,
+        states: Tensor,
+        offsets: Tensor,
+        angles: Angles | None = None,  # noqa: ARG002 - one signature for all encoders
+        return_weights: bool = False,
+    ) -> Encoded:
+        """(T, W), (B + 1,) -> (T, W), and per history its weights (events, events, H) if asked for."""
+        scores = self.scores(states).to(states.dtype)[..., None]
+        pooled, weights = attend(
+            scores.new_ones(scores.shape),
+            scores,
+            states.unflatten(-1, (scores.shape[1], -1)),
+            query_offsets=offsets,
+            key_offsets=offsets,
+            causal=True,
+            scale=1.0,
+            return_weights=return_weights,
+        )
+        return self.norm(self.dropout(pooled.flatten(1))), [weights or []]
+
+
+class PrefixMean(PrefixPooling):
+    """All events so far count the same."""
+
+    def scores(self, states: Tensor) -> Tensor:
+        """Zeros, (T, 1)."""
+        return states.new_zeros(len(states), 1)
+
+
+class PrefixAdditive(PrefixPooling):
+    """Learned scores: linear in the event, or v . tanh(A x + b) with `model.score_hidden` (Yang et al. 2016, HAN)."""
+
+    def __init__(self, settings: ModelSettings) -> None:
+        super().__init__(settings)
+        width, hidden, heads = settings.width, settings.score_hidden, settings.heads
+        self.scorer: nn.Module = nn.Linear(width, heads, bias=False)  # softmax forgets a bias
+        if hidden:
+            self.scorer = nn.Sequential(nn.Linear(width, hidden), nn.Tanh(), nn.Linear(hidden, heads, bias=False))
+
+    def scores(self, states: Tensor) -> Tensor:
+        """(T, W) -> (T, H)."""
+        scored: Tensor = self.scorer(states)
+        return scored
+
+
+ENCODERS: dict[str, Callable[[ModelSettings], nn.Module]] = {
+    "mean": PrefixMean,
+    "gru": GatedRecurrent,
+    "lstm": LongShortTerm,
+    "additive": PrefixAdditive,
+    "self-attention": CausalEncoder,
+    "seq2seq": SequenceToSequence,
+}
+"""Every encoder by name; those in `ATTENDING` compare events with each other, in heads."""
+
+ATTENDING = ("self-attention", "seq2seq")

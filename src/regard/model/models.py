@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from regard.config import Settings
+from regard.config import ModelSettings, Settings
 from regard.data.shape import Shape
 from regard.errors import SettingsError, nearest
 from regard.model.baseline import BASELINES
+from regard.model.encoder import ATTENDING, ENCODERS
 from regard.model.popular import Baseline
 from regard.model.retriever import Retriever
 
-TRAINED = ("self-attention",)
+TRAINED = tuple(ENCODERS)
 NAMES = (*BASELINES, *TRAINED)
 
 
@@ -30,8 +31,18 @@ def build(settings: Settings, shape: Shape) -> Retriever | Baseline:
     check_name(name)
     if name in BASELINES:
         return BASELINES[name](shape.items)
-    if settings.model.width % settings.model.heads:
-        raise SettingsError(f"model.heads={settings.model.heads} must divide model.width={settings.model.width}")
-    if settings.model.time_lags and settings.model.width // settings.model.heads % 2:
-        raise SettingsError("model.time_lags turns pairs of values: model.width / model.heads must be even")
+    check_shape(settings.model)
     return Retriever(shape, settings.model)
+
+
+def check_shape(settings: ModelSettings) -> None:
+    """Raise `SettingsError` where a retriever cannot have this shape, or would not read what was asked for."""
+    name, width, heads = settings.name, settings.width, settings.heads
+    compares = name in ATTENDING
+    if (compares or name == "additive") and width % heads:
+        raise SettingsError(f"model.heads={heads} must divide model.width={width}")
+    asked = "model.time_lags=true" if settings.time_lags else f"model.positions={settings.positions}"
+    if not compares and (settings.time_lags or settings.positions in ("rotary", "relative")):
+        raise SettingsError(f"{asked} needs a model that compares events ({', '.join(ATTENDING)}); {name} does not")
+    if (settings.time_lags or settings.positions == "rotary") and width // heads % 2:
+        raise SettingsError(f"{asked} turns pairs of values: model.width / model.heads must be even")
