@@ -11,12 +11,12 @@ import torch
 from rich.console import Console
 
 from regard.config import Settings
-from regard.data.attributes import attribute_codes
 from regard.data.batches import TrainingBatches
 from regard.data.cases import ranges
 from regard.data.shape import Shape
 from regard.data.split import Cases, Part, Split, make_split, resolve_seen
 from regard.data.store import Dataset
+from regard.data.vocabulary import collision_line
 from regard.errors import ProtocolError, SettingsError, nearest
 from regard.evaluate.protocol import Scorer, measured, quick
 from regard.evaluate.protocol import evaluate as measure
@@ -138,12 +138,13 @@ def learn(
     _check_learnable(dataset, settings)
     set_threads(settings.train.threads)
     torch.manual_seed(settings.train.seed)
-    attributes = attribute_codes(dataset, settings.model.attributes)
     shape = Shape.of(dataset, settings.model.attributes, settings.model.context)
     model = build(settings, shape)
     assert isinstance(model, Retriever)
-    for row, codes in enumerate(attributes.values()):
-        model.item_embedding.codes[row] = torch.from_numpy(codes)
+    model.item_embedding.fill(dataset)
+    hashing = model.item_embedding.collisions()
+    if console and hashing:
+        console.print(collision_line(hashing), highlight=False)
     model.known = torch.from_numpy(protocol.split.training_item_counts(dataset) > 0)
     model.to(choose_device(settings.train.device))
     batches = TrainingBatches(
@@ -168,7 +169,7 @@ def learn(
     )
     best = next((row for row in reversed(rows) if row["best"]), rows[-1])
     found = {"validation": best["validation"], "epochs": rows}
-    return model, _told(shape=shape.as_dict(), median_gap=median_gap(protocol), **found)
+    return model, _told(shape=shape.as_dict(), hashing=hashing, median_gap=median_gap(protocol), **found)
 
 
 def _check_learnable(dataset: Dataset, settings: Settings) -> None:

@@ -4,26 +4,43 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
-from regard.data.attributes import attribute_codes
+from regard.data.attributes import item_attributes
 from regard.data.store import Dataset
 from regard.errors import SettingsError, nearest
 
 
+class Form(NamedTuple):
+    """An item attribute: `category` of `size` values, `number` (size 1), or `vector` of `size` numbers."""
+
+    kind: str
+    size: int
+
+
 @dataclass(frozen=True)
 class Shape:
-    """Counts without the unknown one: items, behaviour types, values of each item attribute and context column."""
+    """Counts without the unknown one: items, behaviour types, values of each context column, users.
+
+    attributes: the form of each item attribute by name; a plain count stands for a category of so many values.
+    """
 
     items: int
     behaviours: int = 0
-    attributes: Mapping[str, int] = field(default_factory=dict)
+    attributes: Mapping[str, Form] = field(default_factory=dict)
     context: Mapping[str, int] = field(default_factory=dict)
+    users: int = 0
+
+    def __post_init__(self) -> None:
+        """Read forms as JSON gives them back."""
+        told: Mapping[str, Any] = self.attributes
+        forms = {name: Form("category", one) if isinstance(one, int) else Form(*one) for name, one in told.items()}
+        object.__setattr__(self, "attributes", forms)
 
     @classmethod
     def of(cls, dataset: Dataset, attributes: Sequence[str] = (), context: Sequence[str] = ()) -> Shape:
         """Count in a dataset; only the named attributes and context columns, or `SettingsError` where there is none."""
-        codes = attribute_codes(dataset, attributes)
+        found = item_attributes(dataset, attributes)
         for name in context:
             if name not in dataset.context:
                 known = list(dataset.context)
@@ -34,10 +51,11 @@ class Shape:
         return cls(
             dataset.n_items,
             len(dataset.behaviours),
-            {name: int(values.max()) for name, values in codes.items()},
+            {name: Form(one.kind, one.size) for name, one in found.items()},
             {name: len(dataset.context_values[name]) for name in context},
+            dataset.n_users,
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """Return what `Shape(**body)` takes back."""
+        """Return what `Shape(**body)` takes back, also from JSON."""
         return asdict(self)

@@ -1,15 +1,22 @@
-"""Raw ids and their indexes: 0 is unknown, real ids are 1..n in a fixed order; it grows without renumbering."""
+"""Raw ids and their indexes: 0 is unknown, real ids are 1..n in a fixed order; it grows without renumbering.
+
+Where there are too many ids for a row of weights each, they share a fixed number of rows by hashes of the raw id.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import hashlib
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 _MANY = 1000  # from here on one pass over all ids is cheaper than a dictionary of them
+_KEY = b"regard: rows of ids"  # part of every trained run whose ids are hashed: never to change
 
 
 class Vocabulary:
@@ -63,6 +70,55 @@ class Vocabulary:
         fresh = [name for name in dict.fromkeys(ids) if name not in self._indexes]
         return Vocabulary(pa.concat_arrays([self.array, pa.array(fresh, pa.large_string())])) if fresh else self
 
+    def hashed(self, rows: int, functions: int) -> np.ndarray:
+        """Return the rows 1..`rows` that each id shares with others, int32 (n + 1, functions); index 0 has row 0.
+
+        They are 64-bit pieces of a keyed BLAKE2b (RFC 7693) of the UTF-8 of the id, modulo `rows`: the same on every
+        machine, whatever index the id has and whichever other ids there are.
+        """
+        start = hashlib.blake2b(key=_KEY, digest_size=8 * functions)
+        digests = bytearray()
+        for name in self.array.to_pylist():
+            digest = start.copy()
+            digest.update(name.encode())
+            digests += digest.digest()
+        pieces = np.frombuffer(digests, "<u8").reshape(-1, functions) % np.uint64(rows) + np.uint64(1)
+        return np.concatenate([np.zeros((1, functions), np.int32), pieces.astype(np.int32)])
+
     @cached_property
     def _indexes(self) -> dict[str, int]:
         return {name: index for index, name in enumerate(self.array.to_pylist(), start=1)}
+
+
+def collisions(hashed: np.ndarray, rows: int) -> dict[str, Any]:
+    """Report how items (n + 1, functions) of `Vocabulary.hashed` share `rows` rows.
+
+    `shared` counts the items that another item has all rows in common with: nothing but attributes tells them apart.
+    Beside it the share of such items, and what would be expected of uniform hashing into k different rows each, where
+    two items meet with probability k! / rows^k. Then how many items a row serves, in the mean and at most.
+    """
+    own = np.sort(hashed[1:], axis=1)  # rows are added up, so their order is nothing
+    items, functions = own.shape
+    _, together = np.unique(own, axis=0, return_counts=True)
+    shared = int(together[together > 1].sum())
+    meeting = min(1.0, math.factorial(functions) / float(rows) ** functions)
+    per_row = np.bincount(own.reshape(-1), minlength=rows + 1)[1:]
+    return {
+        "rows": rows,
+        "functions": functions,
+        "items": items,
+        "shared": shared,
+        "shared_share": shared / max(items, 1),
+        "expected_share": 1.0 - (1.0 - meeting) ** max(items - 1, 0),
+        "items_per_row": {"mean": float(per_row.mean()), "max": int(per_row.max())},
+    }
+
+
+def collision_line(report: Mapping[str, Any]) -> str:
+    """Say in a line what `collisions` reports."""
+    return (
+        f"{report['items']:,} items share {report['rows']:,} rows, {report['functions']} each, "
+        f"{report['items_per_row']['mean']:.1f} in a row (at most {report['items_per_row']['max']:,}); "
+        f"{report['shared']:,} ({report['shared_share']:.2%}) cannot be told from another by them, "
+        f"{report['expected_share']:.2%} were expected"
+    )

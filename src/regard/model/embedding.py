@@ -10,30 +10,10 @@ from torch.nn import functional
 
 from regard.config import ModelSettings
 from regard.data.batches import Histories
+from regard.model.items import unit_rows
 
 GAP_BUCKETS = 32
 FORGOTTEN = 0.05  # share of histories and requests that train without what may be missing later
-
-
-class ItemTable(nn.Module):
-    """Item vectors: a row per item plus the rows of its attribute values, so that what is alike shares what is learned.
-
-    Row 0 belongs to unknown items, value 0 to items without that attribute.
-    """
-
-    def __init__(self, n_items: int, width: int, attributes: Mapping[str, int]) -> None:
-        super().__init__()
-        self.item = _table(n_items + 1, width)
-        self.values = nn.ParameterList([_table(count + 1, width) for count in attributes.values()])
-        self.codes: Tensor
-        self.register_buffer("codes", torch.zeros(len(attributes), n_items + 1, dtype=torch.int64))
-
-    def forward(self) -> Tensor:
-        """(n_items + 1, width)."""
-        table: Tensor = self.item
-        for values, codes in zip(self.values, self.codes, strict=True):
-            table = table + functional.embedding(codes, values)
-        return table
 
 
 class EventEmbedding(nn.Module):
@@ -45,10 +25,10 @@ class EventEmbedding(nn.Module):
     def __init__(self, n_behaviours: int, settings: ModelSettings) -> None:
         super().__init__()
         width = settings.width
-        self.position = _table(settings.window, width) if settings.positions == "learned" else None
-        self.behaviour = _table(n_behaviours + 1, width) if settings.behaviours and n_behaviours > 1 else None
-        self.gap = _table(GAP_BUCKETS, width) if settings.time_gaps else None
-        self.wait = _table(GAP_BUCKETS, width) if settings.request_time else None
+        self.position = unit_rows(settings.window, width) if settings.positions == "learned" else None
+        self.behaviour = unit_rows(n_behaviours + 1, width) if settings.behaviours and n_behaviours > 1 else None
+        self.gap = unit_rows(GAP_BUCKETS, width) if settings.time_gaps else None
+        self.wait = unit_rows(GAP_BUCKETS, width) if settings.request_time else None
         self.dropout = nn.Dropout(settings.dropout)
 
     def forward(self, histories: Histories, table: Tensor) -> Tensor:
@@ -146,8 +126,3 @@ def octaves(gaps: Tensor) -> Tensor:
     """Microseconds -> 1 for less than two seconds, 2 for less than four, …, `GAP_BUCKETS` - 1 at most."""
     seconds = gaps.clamp_min(0).double() / 1e6
     return (1 + torch.log2(seconds.clamp_min(1.0))).long().clamp_max(GAP_BUCKETS - 1)
-
-
-def _table(rows: int, width: int) -> nn.Parameter:
-    """Rows of length about one: with the final norm, logits then start near zero mean and unit spread."""
-    return nn.Parameter(torch.randn(rows, width) * width**-0.5)

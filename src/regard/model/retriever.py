@@ -8,13 +8,14 @@ from torch import Tensor, nn
 from regard.config import ModelSettings
 from regard.data.batches import Histories, TrainingBatch
 from regard.data.shape import Shape
-from regard.model.embedding import EventEmbedding, ItemTable, RequestEmbedding, TimeAngles
-from regard.model.encoder import CausalEncoder
+from regard.model.embedding import EventEmbedding, RequestEmbedding, TimeAngles
+from regard.model.encoder import ENCODERS
+from regard.model.items import ItemTable
 from regard.model.losses import next_item_loss, sampled_next_item_loss
 
 
 class Retriever(nn.Module):
-    """Embeds events, encodes histories causally, and scores items by dot product with the same item table.
+    """Embeds events, encodes histories by the encoder of its name, and scores items against the same item table.
 
     Trained to predict the next item at every position at once (Kang and McAuley 2018, arXiv 1808.09781, with the
     softmax loss of Klenitskiy and Vasilev 2023, arXiv 2309.07602). A history without events has a learned state of its
@@ -28,10 +29,10 @@ class Retriever(nn.Module):
         self.negatives = settings.negatives
         self.context = tuple(shape.context)
         self.request_time = settings.request_time
-        self.item_embedding = ItemTable(shape.items, settings.width, shape.attributes)
+        self.item_embedding = ItemTable(shape, settings)
         self.embedding = EventEmbedding(shape.behaviours, settings)
         self.request = RequestEmbedding(shape.context, settings.width) if shape.context else None
-        self.encoder = CausalEncoder(settings)
+        self.encoder = ENCODERS[settings.name](settings)
         head = settings.width // settings.heads
         self.angles = TimeAngles(head, settings.request_time) if settings.time_lags else None
         self.nothing = nn.Parameter(torch.zeros(settings.width))
@@ -47,7 +48,10 @@ class Retriever(nn.Module):
     def states(
         self, histories: Histories, table: Tensor, return_weights: bool = False
     ) -> tuple[Tensor, list[list[Tensor]]]:
-        """The state after every event, (T, width), and per block, per history its weights if asked for."""
+        """The state after every event, (T, width), and per block, per history its weights if asked for.
+
+        Recurrent encoders have no weights: an empty list.
+        """
         angles = None if self.angles is None or histories.times is None else self.angles(histories)
         states: tuple[Tensor, list[list[Tensor]]]
         states = self.encoder(self.embedding(histories, table), histories.offsets, angles, return_weights)

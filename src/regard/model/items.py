@@ -1,0 +1,92 @@
+"""Item vectors: what a model knows of an item by its id, its own or hashed, and by its attributes."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from regard.config import ModelSettings
+from regard.data.attributes import item_attributes
+from regard.data.shape import Shape
+from regard.data.store import Dataset
+from regard.data.vocabulary import collisions
+
+
+class ItemTable(nn.Module):
+    """Item vectors: of the id, plus one of each attribute, so that what is alike shares what is learned.
+
+    With V items: the id has a row of its own, or with `model.hash_rows` the sum of k hashed rows divided by sqrt(k)
+    (Weinberger et al. 2009, arXiv 0902.2206; several hashes: Svenstrup et al. 2017, arXiv 1709.03933). A category has a
+    vector for each value; numbers and vectors are projected linearly, and where they are not given a learned vector
+    stands for them. Unknown items, of which nothing is given, have row 0.
+
+    What `fill` reads from a dataset is kept in buffers, so that saved weights need no dataset: `hashes` (V + 1, k),
+    `codes` (categories, V + 1), `measures` (V + 1, numbers side by side, each attribute followed by a column that
+    is 1 where it is not given). Attributes go by name: they lie in alphabetical order, whatever order they are told in.
+    """
+
+    def __init__(self, shape: Shape, settings: ModelSettings) -> None:
+        super().__init__()
+        width, rows = settings.width, settings.hash_rows
+        forms = dict(sorted(shape.attributes.items()))
+        self.categories = [name for name, form in forms.items() if form.kind == "category"]
+        self.measured = {name: form.size for name, form in forms.items() if form.kind != "category"}
+        self.item = unit_rows((rows or shape.items) + 1, width)
+        self.values = nn.ParameterList([unit_rows(forms[name].size + 1, width) for name in self.categories])
+        self.directions = nn.Parameter(self._directions(width)) if self.measured else None
+        self.hashes: Tensor | None
+        self.codes: Tensor
+        self.measures: Tensor | None
+        hashes = torch.zeros(shape.items + 1, settings.hash_functions, dtype=torch.int32) if rows else None
+        self.register_buffer("hashes", hashes)
+        self.register_buffer("codes", torch.zeros(len(self.categories), shape.items + 1, dtype=torch.int64))
+        columns = sum(self.measured.values()) + len(self.measured)
+        self.register_buffer("measures", torch.zeros(shape.items + 1, columns) if self.measured else None)
+
+    def fill(self, dataset: Dataset) -> None:
+        """Read attributes, and hashes of raw ids, of the dataset whose `Shape` this table was built for."""
+        found = item_attributes(dataset, [*self.categories, *self.measured])
+        for row, name in enumerate(self.categories):
+            self.codes[row] = torch.from_numpy(found[name].values)
+        if self.measures is not None:
+            values = [torch.from_numpy(found[name].values) for name in self.measured]
+            parts = [part for one in values for part in (one.nan_to_num(0.0), one.isnan().any(1, keepdim=True))]
+            self.measures.copy_(torch.cat(parts, 1))
+        if self.hashes is not None:
+            self.hashes.copy_(torch.from_numpy(dataset.items.hashed(len(self.item) - 1, self.hashes.shape[1])))
+
+    def collisions(self) -> dict[str, Any] | None:
+        """Report which items share their rows; None where every item has its own."""
+        return None if self.hashes is None else collisions(self.hashes.cpu().numpy(), len(self.item) - 1)
+
+    def forward(self, items: Tensor | None = None) -> Tensor:
+        """Vectors of the items (R,) -> (R, width), or of all: (V + 1, width)."""
+        table = self._ids(items)
+        for values, codes in zip(self.values, self.codes, strict=True):
+            table = table + functional.embedding(codes if items is None else codes[items], values)
+        if self.directions is not None and self.measures is not None:
+            table = table + (self.measures if items is None else self.measures[items]) @ self.directions
+        return table
+
+    def _directions(self, width: int) -> Tensor:
+        """Rows of length about one for a number, for a vector as a whole, and for what is not given."""
+        parts = [torch.randn(size + 1, width) * width**-0.5 for size in self.measured.values()]
+        for part in parts:
+            part[:-1] /= max(len(part) - 1, 1) ** 0.5
+        return torch.cat(parts)
+
+    def _ids(self, items: Tensor | None) -> Tensor:
+        if self.hashes is None:
+            return self.item if items is None else functional.embedding(items, self.item)
+        hashes = self.hashes if items is None else self.hashes[items]
+        rows: Tensor = functional.embedding_bag(hashes, self.item, mode="sum")
+        return rows / math.sqrt(hashes.shape[1])
+
+
+def unit_rows(count: int, width: int) -> nn.Parameter:
+    """Rows of length about one: with the final norm, logits then start near zero mean and unit spread."""
+    return nn.Parameter(torch.randn(count, width) * width**-0.5)
