@@ -236,3 +236,52 @@ def ties(rows):
     """Count the rows that share user and time with another row."""
     keys = [(row[0], row[2]) for row in rows]
     return sum(keys.count(key) > 1 for key in keys)
+
+
+# --- forms of attention -----------------------------------------------------------------------------------------------
+
+
+def attend_query_by_query(logits, values, *, query_offsets, key_offsets, spans=None, causal=False, normalize="softmax"):
+    """Attention from logits(query, key) -> (H,), both as places in the jagged tensors; one query at a time.
+
+    Returns values (Q, H, V) and per row weights (queries, keys, H).
+    """
+    heads, out, all_weights = values.shape[1], [], []
+    for row in range(len(query_offsets) - 1):
+        first, end = int(key_offsets[row]), int(key_offsets[row + 1])
+        weights = []
+        for place, query in enumerate(range(int(query_offsets[row]), int(query_offsets[row + 1]))):
+            start, stop = (0, end - first) if spans is None else spans[query].tolist()
+            seen = [key for key in range(start, stop) if not causal or key <= place]
+            share = values.new_zeros(end - first, heads)
+            if seen:
+                own = torch.stack([logits(query, first + key) for key in seen])
+                if normalize == "silu":
+                    own = own * torch.sigmoid(own) / (stop - start)
+                share = share.index_put((torch.tensor(seen),), own.softmax(0) if normalize == "softmax" else own)
+            out.append(torch.einsum("kh,khv->hv", share, values[first:end]))
+            weights.append(share)
+        all_weights.append(torch.stack(weights) if weights else values.new_zeros(0, end - first, heads))
+    return torch.stack(out) if out else values.new_zeros(0, *values.shape[1:]), all_weights
+
+
+def activation_unit_logit(layers, activated, event, candidate):
+    """What the activation unit says of one pair: layers are (weight, bias), all but the last activated."""
+    state = torch.cat([event, candidate, event - candidate, event * candidate])
+    for weight, bias in layers[:-1]:
+        state = activated(weight @ state + bias)
+    return layers[-1][0] @ state + layers[-1][1]
+
+
+def assert_same(ours, theirs, tensors, **close):
+    """Compare values, and gradients by `tensors`; a side that met no pair depends on nothing."""
+    torch.testing.assert_close(ours, theirs, **close)
+    towards = torch.randn_like(theirs)
+    ours, theirs = (
+        torch.autograd.grad(side, tensors, towards, allow_unused=True, materialize_grads=True)
+        if side.requires_grad
+        else [torch.zeros_like(tensor) for tensor in tensors]
+        for side in (ours, theirs)
+    )
+    for got, want in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(got, want, **close)

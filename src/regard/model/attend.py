@@ -1,35 +1,43 @@
 """The one place where ragged rows meet a kernel.
 
 `attend` takes rows of any length back to back and gives rows back to back; padding is made and removed in here, so no
-result can depend on it. Letters: B rows, Q queries and K keys over all rows, H heads, D and V widths of a head.
+result can depend on it. `mix` does the same for logits that were computed elsewhere, pair by pair. Letters: B rows,
+Q queries and K keys over all rows, P pairs of a query and a key it may see, H heads, D and V widths of a head.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from regard.model.blocks import Block, Side, blocks, scatter, side
+
 Normalize = Literal["softmax", "none", "silu"]
 Bias = Callable[[Tensor, Tensor], Tensor]
-
-# Rows share a padded block while the shortest is at least this share of the longest.
-_FILL = 0.5
 
 
 class Attended(NamedTuple):
     """What `attend` gives: `values` (Q, H, V) and, if asked for, `weights`.
 
-    `weights` holds one tensor (queries of the row, keys of the row, H) for each of the B rows.
+    `weights` holds one tensor (queries of the row, keys of the row, H) for each of the B rows, 0 where a query does not
+    see a key.
     """
 
     values: Tensor
     weights: list[Tensor] | None
+
+
+class Pairs(NamedTuple):
+    """Queries and the keys they may see, query after query, keys in order: indexes into the jagged tensors."""
+
+    query: Tensor  # (P,) int64, ascending
+    key: Tensor  # (P,) int64
 
 
 def attend(  # noqa: PLR0913 - the one door to every kernel
@@ -39,6 +47,7 @@ def attend(  # noqa: PLR0913 - the one door to every kernel
     *,
     query_offsets: Tensor,
     key_offsets: Tensor,
+    spans: Tensor | None = None,
     causal: bool = False,
     bias: Bias | None = None,
     normalize: Normalize = "softmax",
@@ -54,203 +63,199 @@ def attend(  # noqa: PLR0913 - the one door to every kernel
         values: (K, H, V).
         query_offsets: (B + 1,) int64.
         key_offsets: (B + 1,) int64.
+        spans: (Q, 2) int64: query q sees the keys [spans[q, 0], spans[q, 1]) of its row only, counted from the first
+            key of the row and inside it; None = all of them.
         causal: the i-th query of a row sees the keys up to the i-th; needs as many queries as keys in every row.
         bias: called with positions inside the row, queries (q, 1) and keys (1, k), to give (H, q, k) to be added to the
             logits.
         normalize: `softmax` over the keys; `none` (the logits are the weights); `silu` of the logits, divided by the
-            number of keys of the row (Zhai et al. 2024, arXiv 2402.17152, eq. 2).
+            number of keys of the row or span (Zhai et al. 2024, arXiv 2402.17152, eq. 2).
         scale: factor of the logits, 1/sqrt(D) by default.
         dropout: share of weights set to zero, the others scaled up.
         return_weights: give the weights of this very forward.
 
     Returns:
-        `Attended`. A query whose row has no keys gets zeros, and zero gradients.
+        `Attended`. A query without keys (its row or its span is empty) gets zeros, and zero gradients.
     """
     factor = query.shape[-1] ** -0.5 if scale is None else scale
-    form = _Form(causal, bias, normalize, factor, dropout)
-    fused = form.plain and not return_weights
-    out = query.new_zeros(query.shape[0], query.shape[1], values.shape[-1])
-    pieces, places = [], []
-    whole = False
+    form = _Form(normalize, dropout)
+    fused = normalize == "softmax" and bias is None and dropout == 0.0 and not return_weights
+    triangle = fused and causal and spans is None  # a mask that the kernel makes itself; padding lies behind it
+    pieces: list[tuple[Side, Tensor]] = []
     weights: list[Tensor] = [query.new_zeros(0)] * (len(query_offsets) - 1) if return_weights else []
-    for block in _blocks(query_offsets, key_offsets):
+    for block in blocks(query_offsets, key_offsets):
         q, k, v = block.queries.pad(query), block.keys.pad(keys), block.keys.pad(values)  # (b, H, L, D)
-        if fused and (causal or block.keys.full):
-            mixed = functional.scaled_dot_product_attention(q, k, v, is_causal=causal, scale=factor)
-        elif fused:
-            mask = block.keys.real[:, None, None, :]
-            mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=factor)
+        sight = _Sight.of(block, spans, causal) if not triangle else _Sight()
+        if fused:
+            mixed = sight.fused(q, k, v, factor, triangle)
         else:
-            mixed, shares = form(q, k, v, block.keys)
+            logits = torch.einsum("bhqd,bhkd->bhqk", q, k).to(_exact(q)) * factor
+            mixed, shares = form(logits if bias is None else logits + bias(*_places(block)), v, sight)
             if return_weights:
                 block.split(shares, weights)
-        pieces.append(block.queries.unpad(mixed))
-        places.append(block.queries.slots)
-        whole = block.queries.consecutive and len(pieces[-1]) == len(out)
-    if whole:
-        out = pieces[0]
-    elif pieces:
-        out = _scatter(torch.cat(pieces), torch.cat(places), len(out))
+        pieces.append((block.queries, mixed))
+    out = _joined(pieces, query.shape[0]) if pieces else query.new_zeros(*query.shape[:2], values.shape[-1])
+    return Attended(out, weights if return_weights else None)
+
+
+def pool(
+    scores: Tensor,
+    values: Tensor,
+    *,
+    query_offsets: Tensor,
+    key_offsets: Tensor,
+    spans: Tensor | None = None,
+    normalize: Literal["softmax", "none"] = "softmax",
+    return_weights: bool = False,
+) -> Attended:
+    """Attend with logits (K, H) that depend on the key alone, whichever query sees it.
+
+    Takes values (K, H, V) and all else, and gives, what `attend` does.
+    """
+    return attend(
+        scores.new_ones(int(query_offsets[-1]), scores.shape[1], 1).to(values.dtype),
+        scores.unsqueeze(2).to(values.dtype),
+        values,
+        query_offsets=query_offsets,
+        key_offsets=key_offsets,
+        spans=spans,
+        normalize=normalize,
+        scale=1.0,
+        return_weights=return_weights,
+    )
+
+
+def pairs(query_offsets: Tensor, key_offsets: Tensor, spans: Tensor | None = None) -> Pairs:
+    """List every query with every key of its row (B + 1,), or of its span (Q, 2) as in `attend`."""
+    owner = torch.repeat_interleave(query_offsets.diff())
+    first, counts = key_offsets[owner], key_offsets.diff()[owner]
+    if spans is not None:
+        first, counts = first + spans[:, 0], (spans[:, 1] - spans[:, 0]).clamp_min(0)
+    query = torch.repeat_interleave(counts)
+    before = counts.cumsum(0) - counts
+    return Pairs(query, (first - before)[query] + torch.arange(len(query), device=query.device))
+
+
+def mix(
+    logits: Tensor,
+    values: Tensor,
+    *,
+    pairs: Pairs,
+    query_offsets: Tensor,
+    key_offsets: Tensor,
+    normalize: Literal["softmax", "none"] = "softmax",
+    dropout: float = 0.0,
+    return_weights: bool = False,
+) -> Attended:
+    """Attend with logits (P, H) that were computed pair by pair; values (K, H, V) are not copied for each query.
+
+    Takes offsets, `normalize` and `dropout`, and gives what `attend` does; `pairs` are those of the function `pairs`.
+    """
+    form = _Form(normalize, dropout)
+    pieces: list[tuple[Side, Tensor]] = []
+    weights: list[Tensor] = [logits.new_zeros(0)] * (len(query_offsets) - 1) if return_weights else []
+    for block in blocks(query_offsets, key_offsets):
+        grid, sight = _grid(logits, pairs, block, query_offsets, key_offsets)
+        mixed, shares = form(grid.to(_exact(grid)), block.keys.pad(values), sight)
+        if return_weights:
+            block.split(shares, weights)
+        pieces.append((block.queries, mixed))
+    many = int(query_offsets[-1])
+    out = _joined(pieces, many) if pieces else values.new_zeros(many, *values.shape[1:])
     return Attended(out, weights if return_weights else None)
 
 
 @dataclass(frozen=True)
-class _Form:
-    """Attention on padded blocks, written out: what the fused kernel computes, and what it cannot."""
+class _Sight:
+    """Which keys the queries of a padded block see; None = all."""
 
-    causal: bool
-    bias: Bias | None
+    visible: Tensor | None = None  # (b, 1, q or 1, k) bool
+    blind: Tensor | None = None  # (b, 1, q, 1) bool: queries that see nothing; None = there are none
+    counts: Tensor | int = 1  # (b, 1, q or 1, 1) how many keys a query is offered, at least 1
+
+    @classmethod
+    def of(cls, block: Block, spans: Tensor | None, causal: bool) -> _Sight:
+        visible = None if block.keys.full else block.keys.real[:, None, None, :]
+        query_place, key_place = _places(block)
+        if spans is not None:
+            start, stop = block.queries.pad(spans[:, None]).unsqueeze(-2).unbind(-1)  # (b, 1, q, 1)
+            visible = (key_place >= start) & (key_place < stop)
+        if causal:
+            triangle = key_place <= query_place
+            visible = triangle if visible is None else visible & triangle
+        if spans is None or visible is None:
+            return cls(visible, None, block.keys.lengths.view(-1, 1, 1, 1))
+        return cls(visible, ~visible.any(-1, keepdim=True), (stop - start).clamp_min(1))
+
+    def fused(self, q: Tensor, k: Tensor, v: Tensor, factor: float, triangle: bool) -> Tensor:
+        """The kernel of PyTorch, which knows softmax only, and no query that sees nothing."""
+        mask = self.visible if self.visible is None or self.blind is None else self.visible | self.blind
+        mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=triangle, scale=factor)
+        return mixed if self.blind is None else mixed.masked_fill(self.blind, 0.0)
+
+
+@dataclass(frozen=True)
+class _Form:
+    """What becomes of logits, written out: what the fused kernel computes, and what it cannot."""
+
     normalize: Normalize
-    factor: float
     dropout: float
 
-    @property
-    def plain(self) -> bool:
-        return self.normalize == "softmax" and self.bias is None and self.dropout == 0.0
-
-    def __call__(self, q: Tensor, k: Tensor, v: Tensor, keys: _Side) -> tuple[Tensor, Tensor]:
-        """(b, H, q, D), (b, H, k, D), (b, H, k, V) -> values (b, H, q, V), weights (b, H, q, k)."""
-        exact = torch.promote_types(q.dtype, torch.float32)
-        logits = torch.einsum("bhqd,bhkd->bhqk", q, k).to(exact) * self.factor
-        query_place = torch.arange(q.shape[2], device=q.device)[:, None]
-        key_place = torch.arange(k.shape[2], device=q.device)[None, :]
-        if self.bias is not None:
-            logits = logits + self.bias(query_place, key_place)
-        real = keys.real[:, None, None, :]
-        if self.causal:
-            real = real & (key_place <= query_place)
+    def __call__(self, logits: Tensor, v: Tensor, sight: _Sight) -> tuple[Tensor, Tensor]:
+        """(b, H, q, k), (b, H, k, V) -> values (b, H, q, V), weights (b, H, q, k)."""
+        hidden = None if sight.visible is None else ~sight.visible
         if self.normalize == "softmax":
-            shares = logits.masked_fill(~real, -torch.inf).softmax(-1)
+            # The lowest number instead of -inf keeps a row without visible keys, and its gradients, from being NaN.
+            masked = logits if hidden is None else logits.masked_fill(hidden, torch.finfo(logits.dtype).min)
+            shares = masked.softmax(-1)
+            shares = shares if sight.blind is None else shares.masked_fill(sight.blind, 0.0)
         else:
-            raw = logits if self.normalize == "none" else functional.silu(logits) / keys.lengths.view(-1, 1, 1, 1)
-            shares = raw.masked_fill(~real, 0.0)
+            raw = logits if self.normalize == "none" else functional.silu(logits) / sight.counts
+            shares = raw if hidden is None else raw.masked_fill(hidden, 0.0)
         shares = shares.to(v.dtype)
         dropped = functional.dropout(shares, self.dropout) if self.dropout else shares
         return torch.einsum("bhqk,bhkv->bhqv", dropped, v), shares
 
 
-@dataclass(frozen=True)
-class _Side:
-    """The queries, or the keys, of some rows as a padded block: (b, L) slots into the jagged tensor."""
-
-    slots: Tensor  # (n,) jagged places of the real entries, row after row
-    cells: Tensor | None  # (n,) where they lie in the flattened (b * L) block; None = everywhere: no padding at all
-    lengths: Tensor  # (b,)
-    longest: int
-    consecutive: bool  # slots are one run: a view instead of a copy
-
-    @property
-    def full(self) -> bool:
-        return self.cells is None
-
-    @property
-    def real(self) -> Tensor:
-        """(b, L) bool: which cells of the block hold an entry."""
-        return torch.arange(self.longest, device=self.lengths.device)[None, :] < self.lengths[:, None]
-
-    def pad(self, jagged: Tensor) -> Tensor:
-        """(n, H, D) -> (b, H, L, D)."""
-        if self.consecutive and len(self.slots):
-            start = int(self.slots[0])
-            rows = jagged[start : start + len(self.slots)]
-        else:
-            rows = _gather(jagged, self.slots)
-        size = len(self.lengths) * self.longest
-        cells = rows if self.cells is None else _scatter(rows, self.cells, size)
-        return cells.view(len(self.lengths), self.longest, *jagged.shape[1:]).transpose(1, 2)
-
-    def unpad(self, block: Tensor) -> Tensor:
-        """(b, H, L, D) -> (n, H, D)."""
-        cells = block.transpose(1, 2).flatten(0, 1)
-        return cells if self.cells is None else _gather(cells, self.cells)
+def _grid(
+    logits: Tensor, pairs: Pairs, block: Block, query_offsets: Tensor, key_offsets: Tensor
+) -> tuple[Tensor, _Sight]:
+    """Lay the pairs of a block out as (b, H, q, k)."""
+    index = torch.tensor(block.rows, device=logits.device)
+    starts = torch.searchsorted(pairs.query, query_offsets)
+    listed = side(starts, index, starts.diff()[index].tolist(), block.rows)
+    shape = (len(block.rows), block.queries.longest, block.keys.longest)
+    rows, size = listed.take(logits), math.prod(shape)
+    if len(rows) == size:  # every query of the block sees every key: query-major is the order of the grid
+        return rows.view(*shape, -1).permute(0, 3, 1, 2), _Sight()
+    query, key = listed.take(pairs.query), listed.take(pairs.key)
+    row = torch.searchsorted(query_offsets, query, right=True) - 1
+    number = index.new_zeros(len(starts)).index_copy_(0, index, torch.arange(len(index), device=index.device))[row]
+    cells = (number * shape[1] + query - query_offsets[row]) * shape[2] + key - key_offsets[row]
+    visible = torch.zeros(size, dtype=torch.bool, device=logits.device).index_fill_(0, cells, True)
+    visible = visible.view(*shape)[:, None]
+    grid = scatter(rows, cells, size).view(*shape, -1).permute(0, 3, 1, 2)
+    return grid, _Sight(visible, ~visible.any(-1, keepdim=True))
 
 
-@dataclass(frozen=True)
-class _Block:
-    rows: list[int]
-    queries: _Side
-    keys: _Side
-
-    def split(self, shares: Tensor, into: list[Tensor]) -> None:
-        """Cut (b, H, q, k) into one (queries, keys, H) per row."""
-        sizes = zip(self.rows, self.queries.lengths.tolist(), self.keys.lengths.tolist(), strict=True)
-        for at, (row, queries, keys) in enumerate(sizes):
-            into[row] = shares[at, :, :queries, :keys].permute(1, 2, 0)
+def _places(block: Block) -> tuple[Tensor, Tensor]:
+    """Positions inside the row: of queries (q, 1), of keys (1, k)."""
+    device = block.keys.lengths.device
+    return (
+        torch.arange(block.queries.longest, device=device)[:, None],
+        torch.arange(block.keys.longest, device=device)[None, :],
+    )
 
 
-def _blocks(query_offsets: Tensor, key_offsets: Tensor) -> Iterator[_Block]:
-    """Group rows of similar length, longest first; rows without queries or without keys need no kernel."""
-    same = query_offsets is key_offsets
-    query_lengths = query_offsets.diff().tolist()
-    key_lengths = query_lengths if same else key_offsets.diff().tolist()
-    lengths = [(max(q, k), q, k, row) for row, (q, k) in enumerate(zip(query_lengths, key_lengths, strict=True))]
-    lengths.sort(key=lambda entry: (-entry[0], -entry[1], entry[3]))
-    group: list[tuple[int, int, int, int]] = []
-    for entry in [*lengths, (-1, 0, 0, 0)]:
-        ends = entry[0] < 0 or (group and entry[0] < _FILL * group[0][0])
-        if group and ends:
-            rows = [row for *_, row in group]
-            index = torch.tensor(rows, device=query_offsets.device)
-            keys = _side(key_offsets, index, [k for _, _, k, _ in group], rows)
-            yield _Block(rows, keys if same else _side(query_offsets, index, [q for _, q, _, _ in group], rows), keys)
-            group = []
-        if entry[1] > 0 and entry[2] > 0:
-            group.append(entry)
+def _exact(tensor: Tensor) -> torch.dtype:
+    """Softmax wants float32 at least."""
+    return torch.promote_types(tensor.dtype, torch.float32)
 
 
-def _side(offsets: Tensor, index: Tensor, lengths: list[int], rows: list[int]) -> _Side:
-    sizes = torch.tensor(lengths, device=offsets.device)
-    longest, total = max(lengths), sum(lengths)
-    before = sizes.cumsum(0) - sizes
-    inside = torch.arange(total, device=offsets.device) - torch.repeat_interleave(before, sizes, output_size=total)
-    slots = torch.repeat_interleave(offsets[index], sizes, output_size=total) + inside
-    full = all(length == longest for length in lengths)
-    block = torch.arange(len(rows), device=offsets.device) * longest
-    cells = None if full else torch.repeat_interleave(block, sizes, output_size=total) + inside
-    consecutive = all(after == row + 1 for row, after in pairwise(rows))
-    return _Side(slots, cells, sizes, longest, consecutive)
-
-
-def _gather(source: Tensor, places: Tensor) -> Tensor:
-    """Take distinct rows."""
-    rows: Tensor = _Gather.apply(source, places)  # type: ignore[no-untyped-call]
-    return rows
-
-
-def _scatter(source: Tensor, places: Tensor, size: int) -> Tensor:
-    """Put rows at distinct places of a tensor of zeros."""
-    rows: Tensor = _Scatter.apply(source, places, size)  # type: ignore[no-untyped-call]
-    return rows
-
-
-class _Gather(torch.autograd.Function):
-    """Autograd's own indexing would add gradients up one by one; distinct rows need a copy only."""
-
-    @staticmethod
-    def forward(ctx: Any, source: Tensor, places: Tensor) -> Tensor:
-        ctx.save_for_backward(places)
-        ctx.size = len(source)
-        return source.index_select(0, places)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        (places,) = ctx.saved_tensors
-        return _spread(grads[0], places, ctx.size), None
-
-
-class _Scatter(torch.autograd.Function):
-    """The inverse of `_Gather`."""
-
-    @staticmethod
-    def forward(ctx: Any, source: Tensor, places: Tensor, size: int) -> Tensor:
-        ctx.save_for_backward(places)
-        return _spread(source, places, size)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        (places,) = ctx.saved_tensors
-        return grads[0].index_select(0, places), None, None
-
-
-def _spread(rows: Tensor, places: Tensor, size: int) -> Tensor:
-    return rows.new_zeros(size, *rows.shape[1:]).index_copy_(0, places, rows)
+def _joined(pieces: list[tuple[Side, Tensor]], size: int) -> Tensor:
+    """Blocks (b, H, L, V) -> (size, H, V), zeros where no block has anything."""
+    first, block = pieces[0]
+    if len(pieces) == 1 and first.consecutive and len(first.slots) == size:
+        return first.unpad(block)
+    entries = torch.cat([queries.unpad(block) for queries, block in pieces])
+    return scatter(entries, torch.cat([queries.slots for queries, _ in pieces]), size)
