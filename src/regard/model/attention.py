@@ -207,7 +207,8 @@ class AdditivePooling(nn.Module):
 
         `query` (C, W): what the scores are conditioned on, if they are.
         """
-        shares = self._scores(fields, query).float().softmax(1).to(fields.dtype)
+        scores = self._scores(fields, query)
+        shares = scores.softmax(1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(fields.dtype)
         return torch.einsum("cfh,cfw->chw", shares, fields).flatten(1), shares
 
     def _scores(self, vectors: Tensor, query: Tensor | None = None) -> Tensor:
