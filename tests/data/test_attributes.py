@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.preprocessing import StandardScaler
 
@@ -55,6 +55,7 @@ def test_whole_numbers_flags_and_pandas_categories_are_categories(values: object
 numbers = st.floats(-1e6, 1e6, width=32) | st.none()
 
 
+@settings(max_examples=12)  # each builds datasets
 @given(st.lists(numbers, min_size=4, max_size=4), st.sampled_from([pa.float32(), pa.float64()]))
 def test_numbers_are_standardised_on_the_catalogue(values: list[float | None], kind: pa.DataType) -> None:
     found, rows = attribute(pa.array(values, kind))
@@ -106,6 +107,7 @@ def test_what_cannot_be_read_is_told() -> None:
         item_attributes(dataset(None), ["kind"])
 
 
+@settings(max_examples=12)  # each builds datasets
 @given(st.permutations(range(4)), st.permutations(["shade", "price", "look"]))
 def test_neither_the_order_of_items_nor_that_of_columns_matters(order: list[int], names: list[str]) -> None:
     columns = {"shade": ["a", None, "b", "a"], "price": [1.5, 2.5, None, 9.0], "look": [[1.0], [2.0], [3.0], None]}

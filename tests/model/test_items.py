@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -65,6 +65,7 @@ def vector(table: ItemTable, built: Dataset, name: str | None) -> Tensor:
     return total + (values["price"] - 5.0) / 14.0**0.5 * price[0]
 
 
+@settings(max_examples=12)  # each builds datasets
 @given(st.permutations(range(5)), st.permutations(NAMES))
 def test_a_vector_is_the_sum_of_what_is_known_of_the_item(order: list[int], names: list[str]) -> None:
     built = dataset(order, names)
@@ -106,9 +107,9 @@ def test_what_is_saved_needs_no_dataset(tmp_path: Path) -> None:
 def of_ids(ids: list[str], rows: int, functions: int) -> tuple[ItemTable, Dataset]:
     log = EventLog.read(pa.table({"user": ["u"] * len(ids), "item": ids, "time": range(len(ids))}))
     built = Dataset.build(log, None)
-    settings = ModelSettings(width=WIDTH, hash_rows=rows, hash_functions=functions)
+    shaped = ModelSettings(width=WIDTH, hash_rows=rows, hash_functions=functions)
     torch.manual_seed(0)
-    table = ItemTable(Shape.of(built), settings)
+    table = ItemTable(Shape.of(built), shaped)
     table.fill(built)
     return table, built
 
@@ -116,6 +117,7 @@ def of_ids(ids: list[str], rows: int, functions: int) -> tuple[ItemTable, Datase
 names = st.text(st.characters(exclude_categories=["Cs", "Cc", "Z"]), min_size=1, max_size=5)
 
 
+@settings(max_examples=12)  # each builds datasets
 @given(
     st.lists(names, min_size=1, max_size=20, unique=True),
     st.lists(names, min_size=1, max_size=20, unique=True),
