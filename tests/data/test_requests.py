@@ -50,7 +50,7 @@ def labelled(rows, parts=True, kind="timestamp"):
 
 def told(mode, window=200, negatives=3, **more):
     body = {"labels": mode, "negatives": negatives} | more
-    return Settings.of({"data": body, "model": {"window": window, "context": ["hour"]}, "train": {"batch_tokens": 5}})
+    return Settings.of({"data": body, "model": {"window": window, "context": ["hour"]}, "train": {"batch_tokens": 13}})
 
 
 def split_or_skip(dataset, rule, targets=()):
@@ -89,7 +89,6 @@ def may_be_read(dataset, split, mode, place):
     return mode in ("sampled", "value") or dataset.label[row] >= 1
 
 
-@settings(max_examples=80)
 @given(events, st.sampled_from(RULES), behaviours, labels, windows)
 def test_training_requests_are_those_of_a_plain_loop(rows, rule, targets, mode, window):
     dataset, log = labelled(rows, parts=rule == "parts")
@@ -132,7 +131,7 @@ def train_of(split, user):
     return range(split.start[user], split.train_end[user])
 
 
-@settings(max_examples=150)
+@settings(max_examples=100)
 @given(
     events,
     st.sampled_from(RULES[:-1]),
