@@ -16,12 +16,15 @@ from regard.model.embedding import gap_buckets, places
 from regard.model.retriever import Retriever
 
 ITEMS = 23
-FORMS = [
+FORMS: list[dict[str, object]] = [
     {},
     {"feed_forward": "plain", "positions": "none"},
     {"time_gaps": True, "time_lags": True, "negatives": 5},
     {"blocks": 1, "heads": 4, "behaviours": False},
     {"request_time": True, "time_lags": True, "context": ("hour", "device")},
+    {"positions": "rotary", "time_lags": True},
+    {"positions": "relative"},
+    *({"name": name} for name in ("mean", "gru", "lstm", "additive", "seq2seq")),
 ]
 
 
@@ -86,9 +89,12 @@ def test_asking_for_weights_changes_nothing(form: dict[str, object]) -> None:
     fast, _ = model.states(batch, model.table)
     slow, weights = model.states(batch, model.table, return_weights=True)
     torch.testing.assert_close(fast, slow, atol=1e-5, rtol=1e-4)
-    assert tuple(weights[0][0].shape) == (5, 5, model.encoder.blocks[0].attention.heads)
-    assert weights[0][1].numel() == 0
-    torch.testing.assert_close(weights[-1][0].sum(1), torch.ones(5, weights[-1][0].shape[2]))
+    for block in weights:
+        heads = 1 if model.name == "mean" else form.get("heads", 2)
+        assert tuple(block[0].shape) == (5, 5, heads)
+        assert block[1].numel() == 0
+        torch.testing.assert_close(block[0].sum(1), torch.ones(5, heads))
+    assert len(weights) == {"gru": 0, "lstm": 0, "self-attention": form.get("blocks", 2)}.get(model.name, 1)
 
 
 @pytest.mark.parametrize("form", FORMS)

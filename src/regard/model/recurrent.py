@@ -39,13 +39,17 @@ def time_major(offsets: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def run(cell: nn.GRU | nn.LSTM, states: Tensor, offsets: Tensor) -> Tensor:
-    """Outputs (T, hidden size) of a recurrent network over jagged rows (T, W), each started from zeros."""
+    """Outputs (T, hidden size) of a recurrent network over jagged rows (T, W), each started from zeros.
+
+    Never in half precision on a CPU: a step is small, and casting costs more there than it saves.
+    """
     if not len(states):
         return states.new_zeros(0, cell.hidden_size)
     slots, sizes = time_major(offsets)
     order = torch.empty_like(slots)
     order[slots] = torch.arange(len(slots), device=slots.device)
-    outputs: PackedSequence = cell(PackedSequence(states[order], sizes))[0]
+    with torch.autocast("cpu", enabled=False):
+        outputs: PackedSequence = cell(PackedSequence(states[order].to(next(cell.parameters()).dtype), sizes))[0]
     return outputs.data[slots]
 
 
