@@ -1,0 +1,273 @@
+"""Which way of reading pays for which length? Encoders side by side, cases grouped by the events in their history.
+
+Every encoder has the same width, reads the same batches in the same order for the same number of epochs, and none stops
+early, so all have seen the same targets; the best epoch is chosen on validation. Split `leave-one-out`: the last event
+of a user is the target, ranked in the full catalogue. A cell is a model and a seed; finished ones are kept.
+
+    python benchmarks/lengths.py [--log ml-1m] [--models gru,lstm] [--seeds 1,2,3] [--set train.epochs=12]
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import hashlib
+import json
+import re
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from regard.errors import RegardError
+from regard.evaluate.bootstrap import interval, resampled_means
+from regard.evaluate.compare import compare, verdict
+from regard.evaluate.result import Number, Result
+from regard.evaluate.strata import user_means
+from regard.manifest import locked, new_file
+from regard.model.encoder import ENCODERS
+from regard.recommend.run import Run
+from regard.train.loop import choose_device
+from regard.training.protocol import Protocol
+from road import DATA, ROOT, Cell, prepared, read_by, run, settings_for
+from road_sets import SETS
+from road_tables import averaged, front
+
+METRIC = "ndcg@10"
+FLOOR = "popular"
+REFERENCES = ("mean", "gru", "lstm")
+ATTENTION = tuple(name for name in ENCODERS if name not in REFERENCES)
+SPLIT = "leave-one-out"
+SHARED = ("model.width=64", "train.epochs=12", "train.patience=100000")
+BANDS = {"<50": (0, 50), "50-150": (50, 151), ">150": (151, sys.maxsize)}
+"""Events in the history of a case: from the first number to just before the second."""
+KEPT = "evaluation-lengths"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A model: what its cells found, and their results by band, one for each seed."""
+
+    model: str
+    found: list[dict[str, Any]]
+    results: list[Result]
+
+    @property
+    def mean(self) -> Result:
+        return averaged(self.results)
+
+    @property
+    def validation(self) -> float:
+        return float(np.mean([cell["training"]["validation"].get(METRIC, np.nan) for cell in self.found]))
+
+
+def cells_of(work: Path, log: dict[str, Any], asked: argparse.Namespace) -> Iterator[Cell]:
+    """Yield the cells: every encoder with every seed, and the baseline once."""
+    pairs = [(FLOOR, 1), *((model, seed) for model in asked.models for seed in asked.seeds)]
+    for model, seed in pairs:
+        settings = read_by(settings_for(SPLIT, model, seed, [*SHARED, *asked.set]))
+        depends = json.dumps([log["fingerprint"], settings], sort_keys=True)
+        key = hashlib.blake2b(depends.encode(), digest_size=4).hexdigest()
+        told = {"set": asked.log, "model": model, "seed": seed, "split": SPLIT, "fingerprint": log["fingerprint"]}
+        yield Cell({"do": "measure", **told, "settings": settings}, work / asked.log / f"{model}-{seed}-{key}.json")
+
+
+def by_length(cell: Cell, dataset: Path) -> Result:
+    """Return the figures of a finished run by the length of histories, from the ranks of its test cases."""
+    if (cell.folder / f"{KEPT}.npz").exists():
+        return Result.load(cell.folder, KEPT)
+    whole, trained = Result.load(cell.folder, "evaluation-test"), Run.open(cell.folder)
+    protocol = Protocol.of(trained.dataset(dataset), trained.settings)
+    cases = protocol.split.cases(protocol.dataset, "test", trained.settings.evaluate.targets)
+    model = trained.model(choose_device(trained.settings.train.device))
+    ranks, _ = protocol.scorer(model).rank(cases, k=10, filter_seen=protocol.seen == "filter")
+    length = (cases.history_end - cases.history_start)[cases.case_of_target]
+    columns = {"all": whole.per_user[METRIC]}
+    for band, (low, high) in BANDS.items():
+        mask = (length >= low) & (length < high)
+        columns[band] = user_means(ranks, cases, (10,), protocol.dataset.n_items, mask)[METRIC].astype(np.float32)
+    encoder = getattr(model, "encoder", None)
+    told = {
+        "encoder_weights": 0 if encoder is None else sum(weights.numel() for weights in encoder.parameters()),
+        "targets_seen": round(sum(row["targets_per_second"] * row["seconds"] for row in trained.manifest["epochs"])),
+    }
+    result = replace(whole, metrics=numbers(columns, whole), per_user=columns, protocol={**whole.protocol, **told})
+    result.save(cell.folder, KEPT)
+    return result
+
+
+def numbers(columns: dict[str, Any], whole: Result) -> dict[str, Number]:
+    """Return the mean over users of each column (U,), with its interval."""
+    said = whole.protocol["interval"]
+    means = resampled_means(columns.values(), said["resamples"], said["seed"])
+    found: dict[str, Number] = {}
+    for (band, column), resampled in zip(columns.items(), means.T, strict=True):
+        there = column[~np.isnan(column)]
+        low, high = interval(resampled)
+        found[band] = {"value": float(there.mean()) if len(there) else None, "low": low, "high": high}
+    return found
+
+
+def walk(work: Path, asked: argparse.Namespace) -> tuple[dict[str, Any], list[Row]] | None:
+    """Measure what is not kept, and publish after every cell; None where the log cannot be read."""
+    log = prepared(work, asked.log, SETS[asked.log])
+    if log is None:
+        return None
+    rows: dict[str, Row] = {}
+    dataset = work / asked.log / "dataset"
+    for cell in cells_of(work, log, asked):
+        found = cell.kept()
+        kept = f" (kept, of commit {found['code']['commit']})" if found else ""
+        if found is None:
+            (cell.folder / f"{KEPT}.npz").unlink(missing_ok=True)
+            found = run({**cell.task, "dataset": str(dataset), "run": str(cell.folder)}, cell.file)
+        print(f"{cell.task['model']:16} seed {cell.task['seed']}  {front(found)}{kept}", flush=True)
+        if found and "refused" not in found:
+            row = rows.setdefault(cell.task["model"], Row(cell.task["model"], [], []))
+            row.found.append(found)
+            row.results.append(by_length(cell, dataset))
+            publish(list(rows.values()), asked)
+    return log, list(rows.values())
+
+
+def publish(rows: Sequence[Row], asked: argparse.Namespace) -> None:
+    """Write the page, and what every cell found beside it, a line of JSON each."""
+    machine = rows[-1].found[-1]["machine"]
+    hardware = machine["processor"] if machine["device"] == "cpu" else machine["device"]
+    slug = re.sub(r"[^a-z0-9]+", "-", f"{hardware} {machine['cores']} cores".lower()).strip("-")
+    day = datetime.date.today()  # noqa: DTZ011 - the reader's day
+    out = asked.out or ROOT / "benchmarks" / "results" / f"lengths_{slug}_{day:%Y-%m-%d}.md"
+    raw = [
+        {**{key: value for key, value in cell.items() if key != "strata"}, "by_length": result.metrics}
+        for row in rows
+        for cell, result in zip(row.found, row.results, strict=True)
+    ]
+    body = "".join(json.dumps(line) + "\n" for line in raw)
+    for path, text in ((out, page(rows, asked, f"{day:%Y-%m-%d}")), (out.with_suffix(".jsonl"), body)):
+        with new_file(path) as aside:
+            aside.write_text(text, encoding="utf-8")
+
+
+def page(rows: Sequence[Row], asked: argparse.Namespace, day: str) -> str:
+    """Return the whole page."""
+    first, cells = rows[0].results[0], [cell for row in rows for cell in row.found]
+    users = {band: int((~np.isnan(column)).sum()) for band, column in first.per_user.items()}
+    told = [result.protocol["targets_seen"] for row in rows for result in row.results]
+    seen = " or ".join(f"{many:,}" for many in sorted(set(told) - {0}))
+    last = dict(change.partition("=")[::2] for change in (*SHARED, *asked.set))
+    shared = ", ".join(f"{name}={value}" for name, value in last.items())
+    machine = cells[-1]["machine"]
+    commits = " and ".join(dict.fromkeys(cell["code"]["commit"] for cell in cells))
+    return f"""\
+# Encoders by length of history: {asked.log}
+
+Table of {day}. {METRIC} in the full catalogue of {first.protocol["catalogue"]:,} items, split {SPLIT}, seen items:
+{first.protocol["seen"]}. In brackets the 95 % interval over users; then, with several seeds, the range of their values.
+
+```sh
+{shlex.join(["python", "benchmarks/lengths.py", *asked.shown])}
+```
+
+The same for all: {shared}; {seen} targets seen in training, the same batches
+in the same order. No model was tuned.
+
+{machine["processor"]}, {machine["cores"]} cores, {machine["device"]}, threads {machine["threads"]}, products in
+{machine["precision"]}, torch {machine["torch"]}, regard at commit {commits}. Load up to
+{max(cell["load"] for cell in cells):.1f} before a cell began: seconds suffer from it.
+
+{chr(10).join(table(rows, users))}
+
+{chr(10).join(verdicts(rows))}
+"""
+
+
+def table(rows: Sequence[Row], users: dict[str, int]) -> list[str]:
+    """Return a line for each model: quality by band, seconds of learning, targets a second, encoder weights."""
+    bands = [f"{band} ({users[band]:,} users)" for band in (*BANDS, "all")]
+    lines = [["model", *bands, "learning", "targets/s", "best epoch", "encoder weights"]]
+    lines.append(["---", *["---:"] * (len(lines[0]) - 1)])
+    for row in rows:
+        spent = [cell["training"] for cell in row.found]
+        cells = [shown(row, band) for band in (*BANDS, "all")]
+        if "epochs" in spent[0]:
+            cells += [
+                f"{np.mean([one['learning_seconds'] for one in spent]):,.0f} s",
+                f"{np.mean([one['targets_per_second'] for one in spent]):,.0f}",
+                ", ".join(f"{one['best_epoch']} of {one['epochs']}" for one in spent),
+                f"{row.results[0].protocol['encoder_weights']:,}",
+            ]
+        lines.append([row.model, *cells, *[""] * (len(lines[0]) - 1 - len(cells))])
+    return ["| " + " | ".join(cells) + " |" for cells in lines]
+
+
+def shown(row: Row, band: str) -> str:
+    number = row.mean.metrics[band]
+    if number["value"] is None:
+        return "-"
+    text = f"{number['value']:.4f}"
+    if number["low"] is not None:
+        text += f" ({number['low']:.4f}-{number['high']:.4f})"
+    values = [result.value(band) or 0.0 for result in row.results]
+    return text if len(values) == 1 else f"{text}, {min(values):.4f}-{max(values):.4f}"
+
+
+def verdicts(rows: Sequence[Row]) -> list[str]:
+    """Say of every attention form by how much it differs from the reference that validation likes best."""
+    references = [row for row in rows if row.model in REFERENCES]
+    forms = [row for row in rows if row.model in ATTENTION]
+    if not (references and forms):
+        return []
+    base = max(references, key=lambda row: row.validation)
+    against = compare({base.model: base.mean, **{row.model: row.mean for row in forms}})["against"]
+    words = {"ahead": "attention pays", "behind": "**attention does not pay**", "unclear": "no clear difference"}
+    lines = [f"Difference to {base.model}, the reference without attention that validation likes best, same users:", ""]
+    for name, found in against.items():
+        told = [
+            f"{band} {numbers['difference']:+.4f} ({numbers['low']:+.4f} to {numbers['high']:+.4f}), "
+            f"{words[verdict(numbers)]}"
+            for band, numbers in found.items()
+            if numbers["low"] is not None
+        ]
+        lines.append(f"- {name}: {'; '.join(told)}.")
+    return lines
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    names = [name for name in (*REFERENCES, *ATTENTION) if name in ENCODERS]
+    parser.add_argument("--log", default="ml-1m", choices=list(SETS), help="default: ml-1m")
+    parser.add_argument("--models", type=lambda text: text.split(","), default=names, help="default: all encoders")
+    parser.add_argument("--seeds", type=lambda text: [int(seed) for seed in text.split(",")], default=[1])
+    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="change what all share")
+    parser.add_argument("--work", type=Path, default=Path.home() / ".cache" / "regard" / "lengths")
+    parser.add_argument("--out", type=Path, help="default: benchmarks/results/lengths_HARDWARE_DATE.md")
+    asked = parser.parse_args()
+    if unknown := set(asked.models) - set(names):
+        parser.error(f"there is no encoder {', '.join(sorted(unknown))}; known: {', '.join(names)}")
+    settings_for(SPLIT, names[0], 1, [*SHARED, *asked.set])  # a wrong --set is told before hours of work
+    asked.shown = ["--log", asked.log, "--seeds", ",".join(map(str, asked.seeds))]
+    asked.shown += [] if asked.models == names else ["--models", ",".join(asked.models)]
+    asked.shown += [word for change in asked.set for word in ("--set", change)]
+    return asked
+
+
+def main() -> None:
+    asked = arguments()
+    if not (DATA / asked.log).is_dir():
+        sys.exit(f"lengths: {asked.log} is not in {DATA}; REGARD_DATA says where real data is")
+    asked.work.mkdir(parents=True, exist_ok=True)
+    with locked(asked.work):
+        done = walk(asked.work, asked)
+    whole = done is not None and sum(len(row.found) for row in done[1]) == 1 + len(asked.models) * len(asked.seeds)
+    sys.exit(0 if whole else 1)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except RegardError as error:
+        sys.exit(f"lengths: {error}")
