@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -134,6 +134,7 @@ def same_weights(ours: list[Tensor] | None, theirs: list[Tensor]) -> None:
 
 
 @given(LENGTHS, st.data(), st.booleans(), st.booleans(), st.sampled_from(["softmax", "none", "silu"]), st.booleans())
+@settings(max_examples=15)
 def test_spans_equal_a_loop_over_queries(
     lengths: list[int], data: st.DataObject, causal: bool, biased: bool, normalize: Normalize, weights: bool
 ) -> None:
@@ -160,6 +161,7 @@ def test_spans_equal_a_loop_over_queries(
 
 
 @given(LENGTHS, st.data(), st.booleans(), st.sampled_from(["softmax", "none"]), st.booleans())
+@settings(max_examples=15)
 def test_mixing_given_logits_equals_a_loop_over_queries(
     lengths: list[int], data: st.DataObject, spanned: bool, normalize: Normalize, weights: bool
 ) -> None:
@@ -182,6 +184,7 @@ def test_mixing_given_logits_equals_a_loop_over_queries(
 
 
 @given(LENGTHS, st.data(), st.sampled_from(["softmax", "none"]), st.booleans())
+@settings(max_examples=15)
 def test_pooling_by_scores_of_keys_equals_a_loop_over_queries(
     lengths: list[int], data: st.DataObject, normalize: Normalize, weights: bool
 ) -> None:

@@ -133,7 +133,7 @@ def pairs(query_offsets: Tensor, key_offsets: Tensor, spans: Tensor | None = Non
         first, counts = first + spans[:, 0], (spans[:, 1] - spans[:, 0]).clamp_min(0)
     query = torch.repeat_interleave(counts)
     before = counts.cumsum(0) - counts
-    return Pairs(query, (first - before)[query] + torch.arange(len(query), device=query.device))
+    return Pairs(query, (first - before).index_select(0, query) + torch.arange(len(query), device=query.device))
 
 
 def mix(

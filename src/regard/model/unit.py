@@ -6,9 +6,9 @@ may see, W width, U units of a layer.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,10 +17,11 @@ from torch.nn import functional
 from regard.model.attend import Pairs, mix, pairs, pool
 
 Activation = Literal["dice", "prelu", "relu"]
+_Activations = Sequence[Callable[[Tensor], Tensor]]
 
 # Without gradients pairs are read in pieces, whose first layer (pairs, 64) stays in a core's own cache; a row with so
 # many events makes up for one matrix per candidate.
-_PIECE = 4_096
+_PIECE = 2_048
 _LONG = 32
 
 
@@ -43,10 +44,16 @@ class Dice(nn.Module):
             gate = torch.sigmoid((x - self._mean) * self._sharpness)
         return x * (self.alpha + (1 - self.alpha) * gate)
 
-    def into(self, x: Tensor) -> Tensor:
-        """What `forward` computes in evaluation, written over x: four passes, all in cache."""
-        gate = torch.addcmul(-self._mean * self._sharpness, x, self._sharpness).sigmoid_()
-        return x.mul_(gate.mul_(1 - self.alpha).add_(self.alpha))
+    def frozen(self) -> Callable[[Tensor], Tensor]:
+        """What `forward` computes in evaluation, as a function that writes over its argument: four passes in cache."""
+        scale, alpha, rest = self._sharpness, self.alpha, 1 - self.alpha
+        shift = -self._mean * scale
+
+        def activated(x: Tensor) -> Tensor:
+            gate = torch.addcmul(shift, x, scale).sigmoid_()
+            return x.mul_(torch.addcmul(alpha, gate, rest, out=gate))
+
+        return activated
 
     @property
     def _mean(self) -> Tensor:
@@ -129,11 +136,12 @@ class ActivationUnit(nn.Module):
         if self.training or torch.is_grad_enabled():
             return self._listed(pieces, seen)
         logits = events.new_empty(len(seen.key), 1)
+        activations = [each.frozen() if isinstance(each, Dice) else each for each in self.activations]
 
         def listed(start: int, stop: int) -> None:
             for at in range(start, stop, _PIECE):
                 some = slice(at, min(at + _PIECE, stop))
-                logits[some] = self._listed(pieces, Pairs(seen.query[some], seen.key[some]), into=True)
+                logits[some] = self._listed(pieces, Pairs(seen.query[some], seen.key[some]), activations)
 
         done = 0
         starts = torch.searchsorted(seen.query, candidate_offsets)
@@ -143,27 +151,29 @@ class ActivationUnit(nn.Module):
             if length < _LONG or start == stop or 4 * (stop - start) < size:
                 continue
             listed(done, start)
-            grid = self._grid(pieces, slice(query, query_end), slice(key, key_end)).view(-1, 1)
+            grid = self._grid(pieces, slice(query, query_end), slice(key, key_end), activations).view(-1, 1)
             if stop - start < size:
                 grid = grid[(seen.query[start:stop] - query) * length + seen.key[start:stop] - key]
             logits[start:stop], done = grid, stop
         listed(done, len(logits))
         return logits
 
-    def _above(self, first: Tensor, into: bool = False) -> Tensor:
+    def _above(self, first: Tensor, activations: _Activations | None = None) -> Tensor:
         """What the first linear map gave, (P, U) -> logits (P, 1)."""
-        states = first
-        for layer, activation in zip(self.layers[1:], self.activations, strict=False):
-            states = layer(_activated(activation, states, into))
-        return states if len(self.layers) > 1 else _activated(self.activations[0], states, into)
+        states, every = first, cast("_Activations", self.activations) if activations is None else activations
+        for at, activation in enumerate(every, start=1):
+            states = activation(states)
+            if at < len(self.layers):
+                states = self.layers[at](states)
+        return states
 
-    def _listed(self, pieces: _Pieces, seen: Pairs, into: bool = False) -> Tensor:
+    def _listed(self, pieces: _Pieces, seen: Pairs, activations: _Activations | None = None) -> Tensor:
         both = pieces.events.index_select(0, seen.key) * pieces.candidates.index_select(0, seen.query)
         first = functional.linear(both, pieces.product)
         first = first + pieces.of_events.index_select(0, seen.key)
-        return self._above(first + pieces.of_candidates.index_select(0, seen.query), into)
+        return self._above(first + pieces.of_candidates.index_select(0, seen.query), activations)
 
-    def _grid(self, pieces: _Pieces, candidates: slice, events: slice) -> Tensor:
+    def _grid(self, pieces: _Pieces, candidates: slice, events: slice, activations: _Activations) -> Tensor:
         """Logits (candidates, events) of a row: with W_c = W_event + diag(c) W_product, one product reads all pairs."""
         rows = []
         for some in pieces.events[events].split(_PIECE):
@@ -173,7 +183,7 @@ class ActivationUnit(nn.Module):
                 scaled = pieces.candidates[few].T.unsqueeze(2) * pieces.product.T.unsqueeze(1)  # (W, few, U)
                 maps = (scaled + pieces.event.T.unsqueeze(1)).flatten(1)
                 first = torch.addmm(pieces.of_candidates[few].flatten(), some, maps)
-                columns.append(self._above(first.view(-1, len(pieces.product)), into=True).view(len(some), -1))
+                columns.append(self._above(first.view(-1, len(pieces.product)), activations).view(len(some), -1))
             rows.append(torch.cat(columns, 1))
         return torch.cat(rows).T.contiguous()
 
@@ -201,10 +211,3 @@ def _activation(name: Activation, units: int) -> nn.Module:
     if name == "dice":
         return Dice(units)
     return nn.PReLU(units) if name == "prelu" else nn.ReLU()
-
-
-def _activated(activation: nn.Module, x: Tensor, into: bool) -> Tensor:
-    if into and isinstance(activation, Dice):
-        return activation.into(x)
-    result: Tensor = activation(x)
-    return result
