@@ -106,7 +106,7 @@ class TrainSettings(Section):
     clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
     validations: int = Field(24, ge=1, description="looks at validation, at most; spread evenly over the epochs")
     patience: int = Field(8, ge=1, description="looks at validation without a better figure before stopping")
-    metric: str = Field("ndcg@10", description="validation figure that chooses the best weights")
+    metric: str = Field("auto", description="validation figure that chooses the best weights; auto = ndcg@k, or auc")
     precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto = bfloat16 where it is fast")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto = cuda where there is one")
     threads: int = Field(0, ge=0, le=4096, description="CPU threads; 0 = all cores, or what OMP_NUM_THREADS says")

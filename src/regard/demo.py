@@ -20,7 +20,7 @@ from regard.data.store import Dataset
 from regard.model.oracle import OracleScorer
 from regard.recommend.recommender import Recommender
 from regard.recommend.run import Run
-from regard.training import Protocol
+from regard.training.protocol import Protocol
 
 SETTINGS = Settings.of(
     {

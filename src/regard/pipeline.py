@@ -28,10 +28,13 @@ from regard.evaluate.result import Result
 from regard.manifest import check_free, damaged_files, new_file
 from regard.model.baseline import BASELINES
 from regard.model.models import check_name
+from regard.model.ranker import Ranker
 from regard.recommend.recommender import Recommendation, Recommender
 from regard.recommend.run import KIND, OWN, PROGRESS, Run, save_run
 from regard.train.loop import choose_device, set_threads
-from regard.training import Protocol, check_metric, choose, learn
+from regard.training.baselines import choose
+from regard.training.learning import learn, ranker_scorer
+from regard.training.protocol import Protocol, with_metric
 
 
 def settings_from(config: Path | None, assignments: Sequence[str]) -> Settings:
@@ -99,6 +102,7 @@ def train(
     *,
     resume: bool = False,
     console: Console | None = None,
+    retriever: Run | str | Path | None = None,
 ) -> Run:
     """Train a model on the training part of a dataset, choose by validation, and write a run to `out`.
 
@@ -108,13 +112,15 @@ def train(
         out: folder of the run; an earlier run there is replaced when the new one is complete.
         resume: go on from the checkpoint in `out` if there is one, else start from the beginning.
         console: where progress is shown; None = quiet.
+        retriever: for a ranker, the run that finds its candidates in the catalogue.
     """
     settings = settings or Settings()
     check_name(settings.model.name)
-    check_metric(settings)
     dataset = dataset if isinstance(dataset, Dataset) else Dataset.open(dataset)
+    settings = with_metric(settings, dataset)
     protocol = Protocol.of(dataset, settings)
     out = Path(out)
+    first = _first_stage(retriever, protocol)
     check_free(out, KIND, OWN)
     baseline = settings.model.name in BASELINES
     model, told = choose(protocol) if baseline else learn(protocol, out / PROGRESS, resume, console)
@@ -126,7 +132,28 @@ def train(
         "seen": protocol.seen,
         **told,
     }
-    return save_run(out, model, dataset, protocol.split.training_item_counts(dataset), body)
+    return save_run(out, model, dataset, protocol.split.training_item_counts(dataset), body, first)
+
+
+def _first_stage(retriever: Run | str | Path | None, protocol: Protocol) -> Run | None:
+    """The run that finds candidates, if it may: it must not have learned from what is held back here."""
+    if retriever is None:
+        return None
+    run = retriever if isinstance(retriever, Run) else Run.open(retriever)
+    settings, own = protocol.settings, run.settings
+    if settings.model.name != "ranker":
+        raise InputError(f"--retriever is for --model ranker, which re-ranks what it finds; got {settings.model.name}")
+    if run.manifest["model"] in ("ranker", *BASELINES):
+        raise InputError(f"--retriever expects a run of a model that scores the catalogue; got {run.manifest['model']}")
+    run.dataset(protocol.dataset)
+    if (own.data.split, own.data.target_behaviours) != (settings.data.split, settings.data.target_behaviours):
+        raise InputError(
+            f"--retriever was trained under split {own.data.split}, this ranker under {settings.data.split}; "
+            "it may have learned from what is held back here: train one of them again"
+        )
+    if unread := set(own.model.context) - set(settings.model.context):
+        raise InputError(f"--retriever reads the context {', '.join(unread)}; add it to model.context of the ranker")
+    return run
 
 
 @dataclass(frozen=True)
@@ -137,6 +164,8 @@ class Evaluation:
     result: Result
     baselines: dict[str, Result]
     oracle: Result | None = None
+    labelled: Result | None = None
+    """Of a ranker behind a retriever: how it does on labelled candidates, without it."""
 
 
 def evaluate(
@@ -156,10 +185,16 @@ def evaluate(
     part: Part = "test" if on == "test" else "validation"
     protocol = Protocol.of(run.dataset(data), run.settings)
     set_threads(run.settings.train.threads)
-    model = run.model(choose_device(run.settings.train.device))
-    result = protocol.measured(protocol.scorer(model), part)
+    device = choose_device(run.settings.train.device)
+    stage, labelled = run.stage(device), None
+    if isinstance(stage, Ranker):
+        labelled = protocol.labelled(ranker_scorer(protocol, stage), part)
+        if run.retriever is None:
+            labelled.save(run.path, f"evaluation-{on}")
+            return Evaluation(stage.name, labelled, {})
+    result = protocol.measured(protocol.scorer(run.model(device)), part)
     result.save(run.path, f"evaluation-{on}")
-    return Evaluation(model.name, result, _floor(protocol, part, baselines, model.name))
+    return Evaluation(stage.name, result, _floor(protocol, part, baselines, stage.name), labelled=labelled)
 
 
 def _floor(protocol: Protocol, part: Part, names: str, own: str) -> dict[str, Result]:

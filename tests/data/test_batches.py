@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regard.data.batches import Histories, TrainingBatch, TrainingBatches, gather
+from regard.data.batches import Histories, TrainingBatch, TrainingBatches, gather, newest
 
 LENGTHS = st.lists(st.sampled_from([0, 1, 2, 3, 5, 8, 13, 29]), min_size=1, max_size=9).filter(any)
 
@@ -126,3 +127,22 @@ def test_every_state_knows_when_it_is_asked_and_in_which_context() -> None:
     assert torch.equal(batch.contexts[:, 0], histories.times // 10 + 101)
     first = batch.first_targets > 0
     assert sorted((batch.first_contexts[first, 0] - 100).tolist()) == sorted((batch.first_targets[first] - 1).tolist())
+
+
+@given(LENGTHS, st.integers(1, 9), st.booleans())
+def test_newest_keeps_the_end_of_every_history_and_all_columns_together(
+    lengths: list[int], window: int, full: bool
+) -> None:
+    ends = np.cumsum([0, *lengths])
+    items = torch.arange(1, int(ends[-1]) + 1)
+    columns = {"behaviours": items + 100, "times": items * 10, "asked": items * 10 + 10} if full else {}
+    users = torch.arange(len(lengths)) + 7
+    histories = newest(Histories(items, torch.from_numpy(ends), users=users, **columns), window)
+    expected = [items[start:end][-window:].tolist() for start, end in itertools.pairwise(ends.tolist())]
+    offsets = histories.offsets.tolist()
+    assert [histories.items[start:end].tolist() for start, end in itertools.pairwise(offsets)] == expected
+    assert histories.users is users
+    for name in columns:
+        assert torch.equal(getattr(histories, name), columns[name][histories.items - 1])
+    codes = torch.zeros(len(lengths), 2, dtype=torch.int64)
+    assert histories.with_request(codes).request is codes

@@ -64,10 +64,8 @@ def listed(requests):
     """Each request as (user, place, places it may read, items there, candidates, labels, context)."""
     found = []
     histories, offsets = requests.histories, requests.offsets.tolist()
-    for at in range(len(requests)):
-        row = int(requests.row_of_request[at])
-        first = int(histories.offsets[row])
-        low, high = (first + requests.spans[at]).tolist()
+    beginning = histories.offsets[requests.row_of_request, None]
+    for at, (low, high) in enumerate((beginning + requests.spans).tolist()):
         own = slice(offsets[at], offsets[at + 1])
         found.append(
             (
@@ -182,8 +180,9 @@ def test_a_planted_leak_is_refused(rows, rule, window):
     batch = next(iter(RequestBatches(dataset, split, told("sampled", window))))
     order = "place" if split.rolling else "none"
     assert check(batch, order) is batch
+    rows_of = batch.row_of_request.tolist()
     for at in range(len(batch)):
-        row, (_, high) = int(batch.row_of_request[at]), batch.spans[at].tolist()
+        row, (_, high) = rows_of[at], batch.spans[at].tolist()
         if split.rolling and high < int(batch.histories.lengths[row]):  # let it read one event more: itself
             spans = batch.spans.clone()
             spans[at, 1] += 1
@@ -242,6 +241,16 @@ def test_negatives_depend_on_seed_epoch_and_step_and_a_restored_loader_goes_on(s
         assert all(map(same, second[step:], list(restored)))
         assert restored.state() == {"epoch": 2, "step": 0}
     assert batches.steps_per_epoch() == len(first)
+
+
+def test_an_event_meets_other_negatives_in_the_next_epoch():
+    dataset = one_user(items=31, many=10)
+    batches = RequestBatches(dataset, make_split(dataset, "none"), told("sampled").changed(["train.batch_tokens=9999"]))
+    (first,), (second,) = list(batches), list(batches)
+    met = [{each[1]: each[4][1:] for each in listed(batch)} for batch in (first, second)]
+    assert met[0].keys() == met[1].keys()
+    assert sum(met[0][place] == met[1][place] for place in met[0]) < 3
+    assert len(first.candidates) == len(first) * (1 + 3)
 
 
 def test_held_back_negatives_depend_neither_on_the_window_nor_on_the_blocks(monkeypatch):

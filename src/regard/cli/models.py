@@ -16,8 +16,20 @@ def train(
     dataset: Annotated[Path, typer.Argument(help="a folder made by regard prepare")],
     run: Annotated[Path | None, typer.Option("--out", help="folder to write the run to")] = None,
     model: Annotated[
-        str | None, typer.Option(help="popular, recent-popular, repeat, co-visit or self-attention (the default)")
+        str | None,
+        typer.Option(
+            help="self-attention (the default), gru, lstm, seq2seq, additive, mean; ranker; popular, recent-popular, "
+            "repeat, co-visit"
+        ),
     ] = None,
+    interest: Annotated[
+        str | None,
+        typer.Option(
+            help="how a ranker reads a history: target, multi-head, activation-unit, additive, dual, transformer, "
+            "seq2seq, gru, lstm, mean, candidate"
+        ),
+    ] = None,
+    retriever: Annotated[Path | None, typer.Option(help="a run whose candidates a ranker puts in order")] = None,
     split: Annotated[
         str | None,
         typer.Option(
@@ -43,6 +55,7 @@ def train(
         raise InputError("expected --out FOLDER: where the run should be written")
     given = {
         "model.name": model,
+        "model.interest": interest,
         "data.split": split,
         "evaluate.targets": targets,
         "evaluate.seen": seen,
@@ -51,7 +64,8 @@ def train(
     changes = [f'{name}="{value}"' for name, value in given.items() if value] + (assignments or [])
     settings = pipeline.settings_from(config, changes)
     try:
-        trained = pipeline.train(dataset, settings, run, resume=resume, console=None if quiet or as_json else told)
+        shown = None if quiet or as_json else told
+        trained = pipeline.train(dataset, settings, run, resume=resume, console=shown, retriever=retriever)
     except KeyboardInterrupt:
         told.print("the same command with --resume goes on from the last checkpoint")
         raise

@@ -73,6 +73,23 @@ class Requests:
         """Return the requests with all tensors on `device`."""
         return replace(self, **{name: value.to(device) for name, value in vars(self).items() if value is not None})
 
+    def separate(self) -> Requests:
+        """Return the same requests with a row each, which holds what it reads and nothing else."""
+        beginning = self.histories.offsets[:-1][self.row_of_request]
+        lengths = self.spans[:, 1] - self.spans[:, 0]
+        offsets = functional.pad(lengths.cumsum(0), (1, 0))
+        owner = torch.repeat_interleave(lengths)
+        events = (beginning + self.spans[:, 0] - offsets[:-1])[owner] + torch.arange(len(owner), device=offsets.device)
+        columns = {name: getattr(self.histories, name) for name in ("items", "behaviours", "times")}
+        copied = {name: column[events] for name, column in columns.items() if column is not None}
+        return replace(
+            self,
+            histories=replace(self.histories, offsets=offsets, users=self.users, request=None, asked=None, **copied),
+            row_offsets=torch.arange(len(self) + 1, device=offsets.device),
+            spans=torch.stack([torch.zeros_like(lengths), lengths], 1),
+            event_places=None if self.event_places is None else self.event_places[events],
+        )
+
     def reading(self, behaviours: Sequence[int], length: int) -> Requests:
         """Return requests that read only events of these behaviour codes, the newest `length` of what they read now."""
         assert self.histories.behaviours is not None

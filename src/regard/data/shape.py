@@ -22,6 +22,7 @@ class Form(NamedTuple):
 class Shape:
     """Counts without the unknown one: items, behaviour types, values of each context column, users.
 
+    histories: the separate histories of a ranker, as (behaviour codes, length); empty = one of all events.
     attributes: the form of each item attribute by name; a plain count stands for a category of so many values.
     """
 
@@ -30,12 +31,15 @@ class Shape:
     attributes: Mapping[str, Form] = field(default_factory=dict)
     context: Mapping[str, int] = field(default_factory=dict)
     users: int = 0
+    histories: tuple[tuple[tuple[int, ...], int], ...] = ()
 
     def __post_init__(self) -> None:
         """Read forms as JSON gives them back."""
         told: Mapping[str, Any] = self.attributes
         forms = {name: Form("category", one) if isinstance(one, int) else Form(*one) for name, one in told.items()}
         object.__setattr__(self, "attributes", forms)
+        histories = tuple((tuple(codes), length) for codes, length in self.histories)
+        object.__setattr__(self, "histories", histories)
 
     @classmethod
     def of(cls, dataset: Dataset, attributes: Sequence[str] = (), context: Sequence[str] = ()) -> Shape:

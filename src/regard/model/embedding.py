@@ -22,9 +22,10 @@ class EventEmbedding(nn.Module):
     Unknown items share a row of the item table: they have a place, a behaviour and a time, but no identity.
     """
 
-    def __init__(self, n_behaviours: int, settings: ModelSettings) -> None:
+    def __init__(self, n_behaviours: int, settings: ModelSettings, recent: bool = False) -> None:
+        """Make the tables; with `recent`, places are counted back from the newest event."""
         super().__init__()
-        width = settings.width
+        width, self.recent = settings.width, recent
         self.position = unit_rows(settings.window, width) if settings.positions == "learned" else None
         self.behaviour = unit_rows(n_behaviours + 1, width) if settings.behaviours and n_behaviours > 1 else None
         self.gap = unit_rows(GAP_BUCKETS, width) if settings.time_gaps else None
@@ -35,7 +36,11 @@ class EventEmbedding(nn.Module):
         """Embed every event by the item table (n_items + 1, width); histories hold at most `window` events each."""
         states = functional.embedding(histories.items, table)
         if self.position is not None:
-            states = states + functional.embedding(places(histories.offsets), self.position)
+            place = places(histories.offsets)
+            if self.recent:
+                lengths = histories.lengths
+                place = torch.repeat_interleave(lengths - 1, lengths, output_size=len(place)) - place
+            states = states + functional.embedding(place, self.position)
         if self.behaviour is not None and histories.behaviours is not None:
             behaviours = histories.behaviours
             if self.training:  # a live history has no behaviours: code 0 must have a meaning too

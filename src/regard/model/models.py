@@ -7,11 +7,13 @@ from regard.data.shape import Shape
 from regard.errors import SettingsError, nearest
 from regard.model.baseline import BASELINES
 from regard.model.encoder import ATTENDING, ENCODERS
+from regard.model.interest import build_interest
 from regard.model.popular import Baseline
+from regard.model.ranker import Ranker
 from regard.model.retriever import Retriever
 
 TRAINED = tuple(ENCODERS)
-NAMES = (*BASELINES, *TRAINED)
+NAMES = (*BASELINES, *TRAINED, "ranker")
 
 
 def check_name(name: str) -> None:
@@ -20,7 +22,7 @@ def check_name(name: str) -> None:
         raise SettingsError(f"there is no model {name!r}{nearest(name, NAMES)}; known: {', '.join(NAMES)}")
 
 
-def build(settings: Settings, shape: Shape) -> Retriever | Baseline:
+def build(settings: Settings, shape: Shape) -> Retriever | Ranker | Baseline:
     """Return a model of the right shape whose weights are still to be loaded or learned.
 
     Args:
@@ -31,8 +33,22 @@ def build(settings: Settings, shape: Shape) -> Retriever | Baseline:
     check_name(name)
     if name in BASELINES:
         return BASELINES[name](shape.items)
+    if name == "ranker":
+        check_ranker(settings.model)
+        return Ranker(shape, settings.model, squared=settings.data.labels == "value")
     check_shape(settings.model)
     return Retriever(shape, settings.model)
+
+
+def check_ranker(settings: ModelSettings) -> None:
+    """Raise `SettingsError` where a ranker cannot have this shape, or would not read what was asked for."""
+    build_interest(settings)
+    if settings.time_lags or settings.positions in ("rotary", "relative"):
+        asked = "model.time_lags=true" if settings.time_lags else f"model.positions={settings.positions}"
+        raise SettingsError(
+            f"{asked} is for retrievers; a ranker reads how far back events are by model.positions=learned, and how "
+            "long ago by model.request_time=true"
+        )
 
 
 def check_shape(settings: ModelSettings) -> None:

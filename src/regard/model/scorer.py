@@ -114,7 +114,9 @@ class CatalogueScorer:
         fresh = ~_repeats(cases, rows) if alike else np.full(len(rows), True)
         histories = gather(self.dataset, *cases.events(rows[fresh], self.window))
         readable = histories.items.where(self.model.known.cpu()[histories.items], 0)
-        histories = replace(histories, items=readable, request=self._request(cases, rows)).to(self.device)
+        users = torch.from_numpy(cases.user[rows[fresh]].astype(np.int64))
+        request = self._request(cases, rows)
+        histories = replace(histories, items=readable, request=request, users=users).to(self.device)
         if self.uses_request_time:
             assert self.dataset.time is not None
             moments = self.dataset.time[cases.targets[cases.target_offsets[rows]]].astype(np.int64)

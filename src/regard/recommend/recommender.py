@@ -12,7 +12,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from regard.data.batches import Histories, asked_at, gather
+from regard.data.batches import Histories, asked_at, gather, newest
 from regard.data.cases import Int64, ranges
 from regard.data.store import Dataset
 from regard.errors import InputError, nearest
@@ -195,7 +195,7 @@ class Recommender:
         if self.dataset.part is not None and self.dataset.time is not None:
             owner = np.repeat(np.arange(len(users)), np.diff(offsets))
             events = events[np.lexsort((self.dataset.time[events], owner))]
-        return gather(self.dataset, events, offsets)
+        return replace(gather(self.dataset, events, offsets), users=torch.from_numpy(users))
 
     def _indexes(self, ids: Iterable[str], where: str, notes: list[str]) -> list[int]:
         """Look ids up; unknown ones are skipped and named in a note."""
@@ -256,24 +256,12 @@ class Recommender:
 
     def _readable(self, histories: Histories) -> Histories:
         """What the model reads of histories: their newest `window` events, items it knows nothing of as unknown."""
-        histories = self._recent(histories)
-        if histories.times is not None and self.run.settings.model.request_time:
+        histories = histories if self.window is None else newest(histories, self.window)
+        if histories.times is not None and getattr(self.model, "request_time", False):
             last = histories.times[(histories.offsets[1:] - 1).clamp_min(0)] if len(histories.times) else 0
             moments = last + self._gap + torch.zeros(len(histories), dtype=torch.int64)
             histories = asked_at(histories, moments)
         return replace(histories, items=histories.items.where(self.model.known[histories.items], 0))
-
-    def _recent(self, histories: Histories) -> Histories:
-        """The newest `window` events of each history."""
-        if self.window is None or not bool((histories.lengths > self.window).any()):
-            return histories
-        ends = histories.offsets[1:].numpy()
-        kept, offsets = ranges(np.maximum(histories.offsets[:-1].numpy(), ends - self.window), ends)
-        rows = torch.from_numpy(kept)
-        behaviours, times = (
-            None if column is None else column[rows] for column in (histories.behaviours, histories.times)
-        )
-        return Histories(histories.items[rows], torch.from_numpy(offsets), behaviours, times, request=histories.request)
 
     def _top(
         self, histories: Histories, k: int, excluded: Jagged, candidates: list[int] | None = None

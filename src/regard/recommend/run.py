@@ -25,11 +25,16 @@ from regard.data.vocabulary import Vocabulary
 from regard.errors import InputError, StorageError
 from regard.manifest import new_folder, read_manifest, write_manifest
 from regard.model.models import build
+from regard.model.popular import Baseline
+from regard.model.ranker import Ranker
+from regard.model.retriever import Retriever
 from regard.model.scorer import CatalogueModel
+from regard.model.twostage import TwoStage
 
 KIND = "run"
 PROGRESS = "checkpoint"
-OWN = (PROGRESS, "evaluation-*")
+RETRIEVER = "retriever"
+OWN = (PROGRESS, RETRIEVER, "evaluation-*")
 """What is written into the folder of a run besides what its manifest lists."""
 WEIGHTS = "weights.safetensors"
 _ITEMS = "items.arrow"
@@ -90,8 +95,24 @@ class Run:
         """Names of the behaviour types of the dataset."""
         return tuple(self.manifest["dataset"]["behaviours"])
 
+    @property
+    def retriever(self) -> Run | None:
+        """The run that finds candidates for this one, if it is a ranker that was given one."""
+        return Run.open(self.path / RETRIEVER) if (self.path / RETRIEVER).is_dir() else None
+
     def model(self, device: str | torch.device = "cpu") -> CatalogueModel:
-        """Build the model and load its weights, ready to score."""
+        """Build the model and load its weights, ready to score the catalogue; a ranker behind its retriever."""
+        model = self.stage(device)
+        first = self.retriever
+        if first is None:
+            return model
+        retriever = first.stage(device)
+        assert isinstance(retriever, Retriever)
+        assert isinstance(model, Ranker)
+        return TwoStage(retriever, model, filter_seen=self.manifest["seen"] == "filter").eval()
+
+    def stage(self, device: str | torch.device = "cpu") -> Retriever | Ranker | Baseline:
+        """The model that this run trained, by itself."""
         try:
             model = build(self.settings, Shape(**self.manifest["shape"]))
             model.load_state_dict(load_file(self.path / WEIGHTS))
@@ -123,7 +144,12 @@ class Run:
 
 
 def save_run(
-    path: Path, model: nn.Module, dataset: Dataset, counts: npt.NDArray[np.int64], body: Mapping[str, Any]
+    path: Path,
+    model: nn.Module,
+    dataset: Dataset,
+    counts: npt.NDArray[np.int64],
+    body: Mapping[str, Any],
+    retriever: Run | None = None,
 ) -> Run:
     """Write a run folder, whole or not at all; what `path/checkpoint` holds of its training is kept.
 
@@ -133,6 +159,7 @@ def save_run(
         dataset: gives ids and titles.
         counts: (n_items + 1,) training events of each item.
         body: the manifest's own part: settings, choice, split, validation, …
+        retriever: a run that finds candidates for this one; it is copied, so that the new run is whole by itself.
     """
     told = {
         "path": str(dataset.path.resolve()) if dataset.path else None,
@@ -154,10 +181,13 @@ def save_run(
             shutil.copytree(progress, aside / PROGRESS, copy_function=_link, ignore=_PASSING)
             _link(str(progress / "log.jsonl"), str(aside / "log.jsonl"))
         values = {name: dataset.context_values[name].array.to_pylist() for name in body["shape"]["context"]}
+        if retriever is not None:
+            shutil.copytree(retriever.path, aside / RETRIEVER, copy_function=_link, ignore=_NOT_NEEDED)
         write_manifest(aside, KIND, {"dataset": told, "context": values, **body})
     return Run.open(path)
 
 
+_NOT_NEEDED = shutil.ignore_patterns(".*", PROGRESS, "evaluation-*")
 _PASSING = shutil.ignore_patterns(".*")  # locks, and what a killed process left half-written
 
 

@@ -1,33 +1,31 @@
-"""How a model is fitted under a protocol: baselines try a few choices, models learn; both are judged by validation."""
+"""How a dataset is cut and measured under some settings."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
-from rich.console import Console
 
 from regard.config import Settings
-from regard.data.batches import TrainingBatches
 from regard.data.cases import ranges
-from regard.data.shape import Shape
+from regard.data.labels import resolve_labels
+from regard.data.requests import EvaluationRequests, evaluation_requests
 from regard.data.split import Cases, Part, Split, make_split, resolve_seen
 from regard.data.store import Dataset
-from regard.data.vocabulary import collision_line
 from regard.errors import ProtocolError, SettingsError, nearest
+from regard.evaluate.labelled import LabelledScorer, evaluate_labelled, labelled_keys, quick_labelled
 from regard.evaluate.protocol import Scorer, measured, quick
 from regard.evaluate.protocol import evaluate as measure
 from regard.evaluate.result import Result
-from regard.model.baseline import BASELINES
-from regard.model.models import build
 from regard.model.popular import Baseline
 from regard.model.retriever import Retriever
 from regard.model.scorer import CatalogueModel, CatalogueScorer
-from regard.train.loop import autocast_type, choose_device, fit, set_threads
-from regard.train.progress import Watch
+from regard.model.twostage import TwoStage
+from regard.train.loop import autocast_type, choose_device
+
+ORDERLESS = ("candidate", "mean", "additive", "activation-unit", "target", "multi-head")
+"""Interests that need no order of events, where events have no places and times."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,9 @@ class Protocol:
     def scorer(self, model: CatalogueModel) -> CatalogueScorer:
         """Wrap a model for ranking, in the precision and on the device of the settings."""
         device = choose_device(self.settings.train.device)
-        precision = autocast_type(self.settings.train.precision, device) if isinstance(model, Retriever) else None
+        precision = (
+            autocast_type(self.settings.train.precision, device) if isinstance(model, Retriever | TwoStage) else None
+        )
         return CatalogueScorer(model, self.dataset, device, getattr(model, "window", None), precision=precision)
 
     def validation(self, scorer: Scorer, cases: Cases) -> dict[str, float]:
@@ -83,33 +83,36 @@ class Protocol:
             bootstrap=chosen.bootstrap,
         )
 
+    def requests(self, part: Part, most: int | None = None) -> EvaluationRequests:
+        """What a ranker is asked on a held-back part; `most` limits the cases, the same ones every time."""
+        many = self.settings.evaluate.negatives
+        return evaluation_requests(self.dataset, self.split, part, self.settings, negatives=many, most=most)
 
-def check_metric(settings: Settings) -> None:
-    """Refuse a validation figure that is not measured, before any work is done."""
-    metric, known = settings.train.metric, measured(settings.evaluate.k)
+    def labelled_validation(self, scorer: LabelledScorer, requests: EvaluationRequests) -> dict[str, Any]:
+        """Point values of labelled candidates."""
+        return quick_labelled(scorer, requests)
+
+    def labelled(self, scorer: LabelledScorer, part: Part) -> Result:
+        """All there is to say of labelled candidates of a held-back part."""
+        many = self.settings.evaluate.bootstrap
+        return evaluate_labelled(scorer, self.requests(part), self.dataset, self.split, bootstrap=many)
+
+
+def with_metric(settings: Settings, dataset: Dataset) -> Settings:
+    """Settings that name the validation figure to choose by, or refuse one that is not measured."""
+    ranker = settings.model.name == "ranker"
+    known = measured(settings.evaluate.k)
+    if ranker:
+        rule = resolve_labels(dataset, settings.data.labels)
+        known = labelled_keys(rule, settings.evaluate.negatives if rule.sampled else 0)
+    metric = settings.train.metric
+    if metric == "auto":
+        metric = known[0] if ranker else f"ndcg@{settings.evaluate.k[0]}"
     if metric not in known:
         raise SettingsError(
             f"train.metric={metric!r} is not measured{nearest(metric, known)}; known: {', '.join(known)}"
         )
-
-
-def choose(protocol: Protocol) -> tuple[Retriever | Baseline, dict[str, Any]]:
-    """Fit a baseline with each of its choices and keep the one that validation likes best."""
-    dataset, settings = protocol.dataset, protocol.settings
-    kind = BASELINES[settings.model.name]
-    choices, shape = kind.choices(dataset, protocol.split), Shape.of(dataset).as_dict()
-    cases = protocol.cases() if len(choices) > 1 else None
-    if cases is None:
-        return protocol.placed(kind.fit(dataset, protocol.split, **choices[0])), _told(shape=shape, choice=choices[0])
-    best: tuple[float, dict[str, Any], Baseline, dict[str, float]] | None = None
-    for choice in choices:
-        model = protocol.placed(kind.fit(dataset, protocol.split, **choice))
-        figures = protocol.validation(protocol.scorer(model), cases)
-        value = figures[settings.train.metric]
-        if best is None or value > best[0]:
-            best = value, choice, model, figures
-    assert best is not None
-    return best[2], _told(shape=shape, choice=best[1], validation=best[3])
+    return settings.changed([f'train.metric="{metric}"'])
 
 
 def median_gap(protocol: Protocol) -> int:
@@ -125,59 +128,16 @@ def median_gap(protocol: Protocol) -> int:
     return int(np.median(gaps)) if len(gaps) else 0
 
 
-def _told(**facts: Any) -> dict[str, Any]:
-    """What the manifest of a run says of its fitting."""
-    return {"choice": {}, "validation": {}, "epochs": [], **facts}
-
-
-def learn(
-    protocol: Protocol, progress: Path, resume: bool, console: Console | None
-) -> tuple[Retriever | Baseline, dict[str, Any]]:
-    """Train a model by gradient descent; checkpoint and log live in `progress`."""
-    dataset, settings = protocol.dataset, protocol.settings
-    _check_learnable(dataset, settings)
-    set_threads(settings.train.threads)
-    torch.manual_seed(settings.train.seed)
-    shape = Shape.of(dataset, settings.model.attributes, settings.model.context)
-    model = build(settings, shape)
-    assert isinstance(model, Retriever)
-    model.item_embedding.fill(dataset)
-    hashing = model.item_embedding.collisions()
-    if console and hashing:
-        console.print(collision_line(hashing), highlight=False)
-    model.known = torch.from_numpy(protocol.split.training_item_counts(dataset) > 0)
-    model.to(choose_device(settings.train.device))
-    batches = TrainingBatches(
-        dataset,
-        protocol.split,
-        window=settings.model.window,
-        batch_tokens=settings.train.batch_tokens,
-        seed=settings.train.seed,
-        context=settings.model.context,
-        request_time=settings.model.request_time,
-    )
-    cases, scorer = protocol.cases(), protocol.scorer(model)
-    rows = fit(
-        model,
-        batches,
-        settings.train,
-        progress,
-        told={"dataset": dataset.fingerprint, **settings.model_dump(mode="json")},
-        validate=None if cases is None else lambda: protocol.validation(scorer, cases),
-        resume=resume,
-        watch=Watch(console) if console else None,
-    )
-    best = next((row for row in reversed(rows) if row["best"]), rows[-1])
-    found = {"validation": best["validation"], "epochs": rows}
-    return model, _told(shape=shape.as_dict(), hashing=hashing, median_gap=median_gap(protocol), **found)
-
-
-def _check_learnable(dataset: Dataset, settings: Settings) -> None:
-    name = settings.model.name
-    if dataset.time_kind == "none":
+def check_learnable(dataset: Dataset, settings: Settings) -> None:
+    """Refuse a model that reads order or times where the log has none."""
+    model = settings.model
+    name = f"{model.name} with interest {model.interest}" if model.name == "ranker" else model.name
+    orderless = model.name == "ranker" and model.interest in ORDERLESS and model.positions == "none"
+    if dataset.time_kind == "none" and not orderless:
         raise ProtocolError(
             f"{name} reads events in their order, and this log has none (time kind none); prepare it again with "
-            "--time-kind order if file order is meant, or train popular, repeat or co-visit"
+            "--time-kind order if file order is meant, or train popular, repeat, co-visit, or a ranker with "
+            f"model.positions=none and one of the interests {', '.join(ORDERLESS)}"
         )
     for option in ("time_gaps", "time_lags", "request_time"):
         if getattr(settings.model, option) and dataset.time_kind != "timestamp":

@@ -1,0 +1,60 @@
+"""A retriever finds candidates in the catalogue, a ranker puts them in order; together they score like one model."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from regard.data.batches import Histories, newest
+from regard.model.ranker import Ranker
+from regard.model.retriever import Retriever
+
+DEPTH = 500
+
+
+class TwoStage(nn.Module):
+    """The retriever's best `depth` items of a history re-ranked, all others below them in the retriever's order.
+
+    With `filter_seen` the items of the history do not count among the `depth`.
+    """
+
+    def __init__(self, retriever: Retriever, ranker: Ranker, *, filter_seen: bool, depth: int = DEPTH) -> None:
+        super().__init__()
+        self.retriever, self.ranker = retriever, ranker
+        self.filter_seen, self.depth = filter_seen, depth
+        self.name, self.known = ranker.name, retriever.known
+        self.window = max(retriever.window, ranker.window)
+        self.context = tuple(dict.fromkeys([*ranker.context, *retriever.context]))
+        self.request_time = retriever.request_time
+
+    @property
+    def table(self) -> Tensor:
+        """The retriever's item vectors, (n_items + 1, width)."""
+        return self.retriever.table
+
+    def scores(self, histories: Histories) -> Tensor:
+        """(B, n_items + 1) float32: the ranker's logits, and below them the retriever's scores of all other items."""
+        scores = self.retriever.scores(self._for(histories, self.retriever))
+        allowed = scores.masked_fill(~self.known, -torch.inf)
+        allowed[:, 0] = -torch.inf
+        if self.filter_seen:
+            row = torch.repeat_interleave(torch.arange(len(histories), device=scores.device), histories.lengths)
+            allowed[row, histories.items] = -torch.inf
+        found = allowed.topk(min(self.depth, int(self.known.sum())), 1)
+        count = found.indices.shape[1]
+        offsets = torch.arange(len(histories) + 1, device=scores.device) * count
+        logits = self.ranker.rank(self._for(histories, self.ranker), found.indices.flatten(), offsets)
+        logits = logits.view(len(histories), count)
+        real = found.values > -torch.inf
+        floor = logits.masked_fill(~real, torch.inf).amin(1, keepdim=True)
+        highest = scores.masked_fill(~self.known, -torch.inf).amax(1, keepdim=True)
+        below = scores - highest + floor.where(floor.isfinite(), 0.0) - 1.0
+        return below.scatter(1, found.indices, torch.where(real, logits, below.gather(1, found.indices)))
+
+    def _for(self, histories: Histories, stage: Retriever | Ranker) -> Histories:
+        """Histories as a stage reads them: its newest `window` events, its own context columns."""
+        read = newest(histories, stage.window)
+        if histories.request is None:
+            return read
+        picked = [self.context.index(name) for name in stage.context]
+        return read.with_request(histories.request[:, picked])
