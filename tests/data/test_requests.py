@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from scipy.stats import chisquare
 
 from reference import BEHAVIOURS, dataset_of
 from regard.config import Settings
-from regard.data.negatives import Negatives
 from regard.data.reading import Reading
-from regard.data.requests import RequestBatches, check, evaluation_requests, resolve_labels
+from regard.data.requests import RequestBatches, check, evaluation_requests
 from regard.data.split import make_split
 from regard.errors import ProtocolError, SettingsError
 
@@ -271,58 +268,6 @@ def test_held_back_negatives_depend_neither_on_the_window_nor_on_the_blocks(monk
     assert len(few) == 7
 
 
-def test_uniform_negatives_are_distinct_and_each_allowed_item_is_as_likely():
-    sampler = Negatives(np.ones(12, np.int64), 3, np.array([0, 0, 0, 1, 0]), np.array([2, 5, 11, 7, 5]))
-    owners = np.repeat([0, 1, 2], 20_000)
-    drawn, counts = sampler.draw(owners, 4, np.random.default_rng(0))
-    assert (counts == 4).all()
-    rows = np.sort(drawn.reshape(-1, 4), axis=1)
-    assert (np.diff(rows, axis=1) > 0).all()
-    for owner, left_out in enumerate([{2, 5, 11}, {7}, set()]):
-        seen = np.bincount(rows[owners == owner].ravel(), minlength=12)
-        allowed = [item for item in range(1, 12) if item not in left_out]
-        assert seen.sum() == seen[allowed].sum()
-        assert chisquare(seen[allowed]).pvalue > 0.001
-    np.testing.assert_allclose(np.exp(sampler.log_rates(4))[1:], 4 / 11, rtol=1e-6)
-    assert sampler.log_rates(4)[0] == -np.inf
-
-
-def test_popular_negatives_follow_the_training_counts():
-    weights = np.array([9, 5, 0, 1, 7, 2, 30, 11])
-    sampler = Negatives(weights, 2, np.array([0, 0, 0]), np.array([6, 2, 3]))
-    owners = np.repeat([0, 1], 20_000)
-    drawn, counts = sampler.draw(owners, 3, np.random.default_rng(0))
-    assert (counts == 3).all()
-    for owner, left_out in enumerate([{6, 2, 3}, {2}]):
-        seen = np.bincount(drawn.reshape(-1, 3)[owners == owner].ravel(), minlength=8)
-        allowed = [item for item in range(1, 8) if item not in left_out]
-        share = weights[allowed] / weights[allowed].sum()
-        assert seen.sum() == seen[allowed].sum()
-        assert chisquare(seen[allowed], seen.sum() * share).pvalue > 0.001
-    rates = np.exp(sampler.log_rates(3))
-    np.testing.assert_allclose(rates[1:], 3 * weights[1:] / 56, rtol=1e-6)
-
-
-@given(
-    st.lists(st.integers(0, 3), min_size=8, max_size=8),
-    st.lists(st.tuples(st.integers(0, 2), st.integers(0, 7)), max_size=30),
-    st.integers(1, 9),
-)
-def test_negatives_leave_out_what_the_owner_has_whatever_is_left(weights, pairs, many):
-    owner, item = np.array(pairs, np.int64).reshape(-1, 2).T
-    sampler = Negatives(np.array(weights), 3, owner, item)
-    drawn, counts = sampler.draw(np.array([2, 0, 1, 0]), many, np.random.default_rng(1))
-    parts = np.split(drawn, np.cumsum(counts)[:-1])
-    for mine, part in zip([2, 0, 1, 0], parts, strict=True):
-        left = {at for at in range(1, 8) if weights[at]} - {other for who, other in pairs if who == mine}
-        assert len(part) == min(many, len(left))
-        assert set(part.tolist()) <= left
-    assert sampler.left.tolist() == [
-        len({at for at in range(1, 8) if weights[at]} - {other for who, other in pairs if who == mine})
-        for mine in range(3)
-    ]
-
-
 def test_log_rates_belong_to_the_item_and_shortage_is_counted():
     dataset = one_user(many=13, items=13)  # each user has all 13 items of events, 30 more are only in the catalogue
     split = make_split(dataset, "none")
@@ -359,30 +304,6 @@ def test_reading_some_behaviours_is_reading_only_these_events(length, codes):
     before, after = listed(batch), listed(batch.reading(codes, length))
     for (_, _, whole, *_), (_, _, some, *_) in zip(before, after, strict=True):
         assert some == [place for place in whole if dataset.behaviour[place] in codes][-length:]
-
-
-def test_auto_labels_and_what_does_not_fit():
-    def log(*values):
-        return SimpleNamespace(label=np.array(values, np.float32) if values else None)
-
-    assert str(resolve_labels(log(), "auto")) == "sampled"
-    assert str(resolve_labels(log(1, 1, NAN), "auto")) == "sampled"  # nobody ever says no
-    assert str(resolve_labels(log(NAN), "auto")) == "sampled"
-    assert str(resolve_labels(log(1, 0, NAN), "auto")) == "given"
-    assert str(resolve_labels(log(1, 5), ">=4")) == ">=4"
-    assert str(resolve_labels(log(1, 5), "value")) == "value"
-    assert str(resolve_labels(log(1, 5), "sampled")) == "sampled"
-    for labels, rule, words in (
-        ((1, 3, 5), "auto", r"expected labels 0 and 1; this log has 1, 3, 5; .* data.labels='>=5'.*value"),
-        ((0, 2), "given", "expected labels 0 and 1"),
-        ((), "value", "needs labels, and this log has none"),
-        ((), ">=3", "needs labels"),
-        ((1,), ">=x", "expected >=X with a number"),
-        ((1,), ">=nan", "expected >=X with a number"),
-        ((1,), "positive", "expected sampled"),
-    ):
-        with pytest.raises(SettingsError, match=words):
-            resolve_labels(log(*labels), rule)
 
 
 def test_history_of_positives_needs_labels_that_say_yes_or_no():
