@@ -334,7 +334,6 @@ def test_batches_keep_their_budget_of_targets_and_of_events():
     rolling = told("sampled", 10).changed(["train.batch_tokens=50"])
     sizes = [len(batch) for batch in RequestBatches(dataset, make_split(dataset, "none"), rolling)]
     assert max(sizes) <= 50 + 10
-    assert sum(sizes) == 600
     standing = told("sampled", 200).changed(["train.batch_tokens=50"])
     random = make_split(dataset, "random:0.8,0.1,0.1", seed=1)
     events = [len(batch.histories.items) for batch in RequestBatches(dataset, random, standing)]

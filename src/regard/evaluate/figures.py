@@ -42,7 +42,7 @@ class Labelled:
 
     def sums(self, values: Float) -> Float:
         """Sum values (C,) by user, (U,)."""
-        return np.bincount(self.user, weights=values, minlength=len(self.users))
+        return np.bincount(self.user, weights=values, minlength=len(self.users)).astype(np.float64)
 
 
 def figures_of(data: Labelled, binary: bool, which: Int64) -> tuple[dict[str, Figure], dict[str, Float]]:
@@ -89,7 +89,8 @@ def equal_mass(predictions: Float, bins: int) -> Int64:
 def table(data: Labelled, which: Int64, values: Float) -> Float:
     """Sum values (C,) by bin and user, (bins, U)."""
     users, bins = len(data.users), int(which.max()) + 1
-    return np.bincount(which * users + data.user, weights=values, minlength=bins * users).reshape(bins, users)
+    flat = np.bincount(which * users + data.user, weights=values, minlength=bins * users)
+    return flat.astype(np.float64).reshape(bins, users)
 
 
 def _calibration(data: Labelled, which: Int64, many: Float) -> Figure:
