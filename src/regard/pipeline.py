@@ -27,7 +27,7 @@ from regard.evaluate.compare import compare as compare_results
 from regard.evaluate.result import Result
 from regard.manifest import check_free, damaged_files, new_file
 from regard.model.baseline import BASELINES
-from regard.model.models import check_name
+from regard.model.models import TRAINED, check_name
 from regard.model.ranker import Ranker
 from regard.recommend.recommender import Recommendation, Recommender
 from regard.recommend.run import KIND, OWN, PROGRESS, Run, save_run
@@ -144,16 +144,25 @@ def _first_stage(retriever: Run | str | Path | None, protocol: Protocol) -> Run 
     if settings.model.name != "ranker":
         raise InputError(f"--retriever is for --model ranker, which re-ranks what it finds; got {settings.model.name}")
     if run.manifest["model"] in ("ranker", *BASELINES):
-        raise InputError(f"--retriever expects a run of a model that scores the catalogue; got {run.manifest['model']}")
-    run.dataset(protocol.dataset)
-    if (own.data.split, own.data.target_behaviours) != (settings.data.split, settings.data.target_behaviours):
+        known = ", ".join(TRAINED)
         raise InputError(
-            f"--retriever was trained under split {own.data.split}, this ranker under {settings.data.split}; "
+            f"--retriever expects a run of {known}, which learns to find items; got {run.manifest['model']}"
+        )
+    run.dataset(protocol.dataset)
+    split = run.manifest["split"]["rule"], own.data.target_behaviours
+    if split != (protocol.split.rule, settings.data.target_behaviours):
+        raise InputError(
+            f"--retriever was trained under split {_cut(*split)}, this ranker under "
+            f"{_cut(protocol.split.rule, settings.data.target_behaviours)}; "
             "it may have learned from what is held back here: train one of them again"
         )
     if unread := set(own.model.context) - set(settings.model.context):
         raise InputError(f"--retriever reads the context {', '.join(unread)}; add it to model.context of the ranker")
     return run
+
+
+def _cut(rule: str, behaviours: Sequence[str]) -> str:
+    return rule + (f" of {', '.join(behaviours)}" if behaviours else "")
 
 
 @dataclass(frozen=True)

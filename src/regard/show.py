@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from regard.evaluate.labelled_report import labelled_report
 from regard.evaluate.report import comparison_tables, report
 from regard.evaluate.result import as_json as result_as_json
 from regard.pipeline import Evaluation
@@ -108,7 +109,8 @@ def run(trained: Run, console: Console, *, as_json: bool) -> None:
     if told["choice"]:
         console.print("validation chose " + ", ".join(f"{k} = {v}" for k, v in told["choice"].items()), highlight=False)
     if told["validation"]:
-        figures = ", ".join(f"{name} {value:.4f}" for name, value in told["validation"].items())
+        plain = {name: value for name, value in told["validation"].items() if isinstance(value, float)}
+        figures = ", ".join(f"{name} {value:.4f}" for name, value in plain.items())
         console.print(f"validation: {figures}", highlight=False)
     following = f"recommend {trained.path} --user …" if told["split"]["rule"] == "none" else f"evaluate {trained.path}"
     console.print(f"next: regard {following}", style="dim", highlight=False, soft_wrap=True)
@@ -117,9 +119,16 @@ def run(trained: Run, console: Console, *, as_json: bool) -> None:
 def evaluation(found: Evaluation, console: Console, *, as_json: bool) -> None:
     """A result beside its baselines, strata and protocol."""
     if as_json:
-        print_json(result_as_json(found.result, found.baselines), console)
+        body = result_as_json(found.result, found.baselines)
+        print_json(body if found.labelled is None else body | {"labelled": found.labelled.to_json()}, console)
+        return
+    if "labels" in found.result.protocol:
+        console.print(labelled_report(found.name, found.result))
         return
     console.print(report(found.name, found.result, found.baselines, found.oracle))
+    if found.labelled is not None:
+        console.print(Text("The ranker by itself, on labelled candidates", style="bold"))
+        console.print(labelled_report(found.name, found.labelled))
 
 
 def comparison(found: Mapping[str, Any], console: Console, *, as_json: bool) -> None:

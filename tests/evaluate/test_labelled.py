@@ -184,7 +184,13 @@ def test_a_result_keeps_its_protocol_and_goes_through_save_load_and_compare(tmp_
     assert ("auc|7-sampled" in result.metrics) == (mode == "sampled")
     there = [key for key, number in result.metrics.items() if number["value"] is not None]
     assert len(there) == len(result.metrics) - 2 * (mode == "given" and rule == "leave-one-out")  # no GAUC of one row
-    assert quick_labelled(Truth(), requests) == pytest.approx({key: result.value(key) for key in there})
+    quick = quick_labelled(Truth(), requests)
+    rows = quick.pop("reliability", [])
+    assert quick == pytest.approx({key: result.value(key) for key in there})
+    assert [row["candidates"] for row in rows] == [stratum["cases"] for stratum in result.strata.values()]
+    for row, stratum in zip(rows, result.strata.values(), strict=True):
+        assert row["said"] == pytest.approx(stratum["metrics"]["mean_probability"]["value"], abs=1e-6)
+        assert row["came"] == pytest.approx(stratum["metrics"]["share_of_positives"]["value"], abs=1e-6)
     for key in there:
         number = result.metrics[key]
         assert number["low"] <= number["value"] <= number["high"] or key.startswith("calibration_error")

@@ -30,7 +30,7 @@ ITEMS = 40
 
 
 def learner(epochs: int = 4, **changes: object) -> tuple[Retriever, TrainingBatches, TrainSettings]:
-    settings = TrainSettings(epochs=epochs, batch_tokens=64, learning_rate=1e-2, **changes)  # type: ignore[arg-type]
+    settings = TrainSettings(metric="ndcg@10", epochs=epochs, batch_tokens=64, learning_rate=1e-2, **changes)  # type: ignore[arg-type]
     torch.manual_seed(settings.seed)
     lengths = np.random.default_rng(0).integers(1, 30, 60)
     ends = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)

@@ -65,13 +65,23 @@ def labelled_keys(rule: LabelRule, sampled: int = 0) -> list[str]:
     return [_key(name, sampled) for name in (*names, *(f"{name}|{BY_USER}" for name in means))]
 
 
-def quick_labelled(scorer: LabelledScorer, requests: EvaluationRequests) -> dict[str, float]:
-    """Return point values only, of what has one: what training looks at after each epoch."""
+def quick_labelled(scorer: LabelledScorer, requests: EvaluationRequests) -> dict[str, Any]:
+    """Return point values only, of what has one: what training looks at after each epoch.
+
+    For probabilities also `reliability`: per bin how many candidates, what was said on average, and what came.
+    """
     data = collected(scorer, requests)
     once = np.ones((len(data.users), 1))
-    figures, _ = figures_of(data, requests.rule.binary, equal_mass(data.predictions, BINS))
+    which = equal_mass(data.predictions, BINS)
+    figures, _ = figures_of(data, requests.rule.binary, which)
     values = {_key(name, requests.negatives): float(figure(once)[0]) for name, figure in figures.items()}
-    return {name: value for name, value in values.items() if np.isfinite(value)}
+    there: dict[str, Any] = {name: value for name, value in values.items() if np.isfinite(value)}
+    if requests.rule.binary:
+        many = np.bincount(which)
+        said, came = (np.bincount(which, each) / many for each in (data.predictions, data.labels))
+        rows = zip(many.tolist(), said.tolist(), came.tolist(), strict=True)
+        there["reliability"] = [{"candidates": n, "said": round(p, 6), "came": round(y, 6)} for n, p, y in rows]
+    return there
 
 
 def evaluate_labelled(

@@ -2,7 +2,8 @@
 
 Every interest takes candidates (C, W), embedded events (T, W) and the requests they belong to, and gives (C, out_width)
 with its weights. Forms of attention live in `attention.py`; here they are chosen by settings, and models that read a
-history on their own (recurrent ones) or with the candidate appended are made to fit.
+history on their own (recurrent ones) or with the candidate appended are made to fit. `reads_on`: whether a form reads a
+row from its beginning, where the spans of its requests may begin later.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from regard.config import ModelSettings
 from regard.data.requests import Requests
@@ -43,6 +45,7 @@ class Form(nn.Module):
         super().__init__()
         self.form = form
         self.out_width: int = cast(int, form.out_width)
+        self.reads_on = isinstance(form, DualAttention) and form.reading == "history"
 
     def forward(self, candidates: Tensor, events: Tensor, requests: Requests, return_weights: bool) -> Weighed:
         """(C, W), (T, W) -> (C, out_width), and per row (candidates, events, heads)."""
@@ -61,6 +64,8 @@ class Form(nn.Module):
 
 class State(nn.Module):
     """The state of a causal encoder after the last event that a request may read; the candidate plays no part."""
+
+    reads_on = True
 
     def __init__(self, settings: ModelSettings) -> None:
         super().__init__()
@@ -81,8 +86,11 @@ class Appended(nn.Module):
     """The candidate appended to the history, and self-attention over both in all directions (BST).
 
     Chen et al. 2019, arXiv 1905.06874, with the output at the candidate's place. A row per candidate is unavoidable:
-    here events see the candidate.
+    here events see the candidate. Candidates go through in pieces, and gradients make a piece again: a thousand
+    candidates of one long history need no thousand histories in memory.
     """
+
+    reads_on = False
 
     def __init__(self, settings: ModelSettings) -> None:
         super().__init__()
@@ -91,26 +99,45 @@ class Appended(nn.Module):
         self.out_width = settings.width
 
     def forward(self, candidates: Tensor, events: Tensor, requests: Requests, return_weights: bool) -> Weighed:
-        """(C, W), (T, W) -> (C, W), and per row the last block's weights of candidates on events."""
+        """(C, W), (T, W) -> (C, W), and per row the last block's weights of candidates on events.
+
+        These add up to less than 1: the rest is the candidate's weight on itself.
+        """
         spans = requests.candidate_spans
         row = requests.row_of_request[requests.request_of_candidate]
+        first = requests.histories.offsets[row] + spans[:, 0]
         lengths = spans[:, 1] - spans[:, 0] + 1
+        piece = (lengths.cumsum(0) // _PIECE).unique_consecutive(return_counts=True)[1].tolist()
+        mixed: list[Tensor] = []
+        shares: list[Tensor] = []
+        for some in zip(candidates.split(piece), first.split(piece), lengths.split(piece), strict=True):
+            if len(piece) > 1 and torch.is_grad_enabled() and not return_weights:
+                mixed.append(checkpoint(self._piece, events, *some, return_weights, use_reentrant=False)[0])
+            else:
+                states, own = self._piece(events, *some, return_weights)
+                mixed.append(states)
+                shares += own
+        states = torch.cat(mixed) if mixed else candidates
+        return states, _by_row(shares, requests) if return_weights else None
+
+    def _piece(
+        self, events: Tensor, candidates: Tensor, first: Tensor, lengths: Tensor, return_weights: bool
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Candidates (c, W) appended to the events from `first` (c,) on, `lengths` (c,) with the candidate."""
         offsets = _offsets(lengths)
         total = int(offsets[-1])
-        owner = torch.repeat_interleave(torch.arange(len(spans), device=spans.device), lengths, output_size=total)
-        place = torch.arange(total, device=spans.device) - offsets[owner]
-        source = (requests.histories.offsets[row] + spans[:, 0])[owner] + place
+        owner = torch.repeat_interleave(lengths, output_size=total)
+        source = first[owner] + torch.arange(total, device=events.device) - offsets[owner]
         last = offsets[1:] - 1
-        source[last] = len(events) + torch.arange(len(candidates), device=spans.device)
+        source[last] = len(events) + torch.arange(len(candidates), device=events.device)
         states = torch.cat([events, candidates.to(events.dtype)])[source]
-        shares = None
+        shares: list[Tensor] | None = None
         for block in self.blocks:
             states, shares = block(states, offsets, None, return_weights)
-        weights = None
-        if return_weights and shares is not None:
-            per_candidate = [each[-1, :-1] for each in shares]
-            weights = _by_row(per_candidate, requests)
-        return self.norm(states[last]), weights
+        return self.norm(states[last]), [each[-1, :-1] for each in shares or []]
+
+
+_PIECE = 65_536  # events that candidates are appended to, at once
 
 
 def _by_row(each: list[Tensor], requests: Requests) -> list[Tensor]:
@@ -143,6 +170,8 @@ def build_interest(settings: ModelSettings) -> nn.Module | None:
         )
     if name == "candidate":
         return None
+    if name in ("transformer", "seq2seq") and width % settings.heads:
+        raise SettingsError(f"model.heads={settings.heads} must divide model.width={width} for interest {name}")
     if name == "transformer":
         return Appended(settings)
     if name in ("gru", "lstm", "seq2seq"):

@@ -43,6 +43,11 @@ def build(settings: Settings, shape: Shape) -> Retriever | Ranker | Baseline:
 def check_ranker(settings: ModelSettings) -> None:
     """Raise `SettingsError` where a ranker cannot have this shape, or would not read what was asked for."""
     build_interest(settings)
+    if settings.outputs > 1:
+        raise SettingsError(
+            f"model.outputs={settings.outputs}: an event has one label, so `regard train` learns one output; "
+            "more are for a Ranker with a loss of your own, in Python"
+        )
     if settings.time_lags or settings.positions in ("rotary", "relative"):
         asked = "model.time_lags=true" if settings.time_lags else f"model.positions={settings.positions}"
         raise SettingsError(

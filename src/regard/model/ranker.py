@@ -19,7 +19,7 @@ from regard.data.batches import Histories
 from regard.data.requests import Requests
 from regard.data.shape import Shape
 from regard.model.attention import AdditivePooling
-from regard.model.embedding import EventEmbedding
+from regard.model.embedding import FORGOTTEN, EventEmbedding
 from regard.model.interest import build_interest
 from regard.model.items import ItemTable
 
@@ -60,6 +60,7 @@ class Ranker(nn.Module):
             [interest for _ in self.histories if (interest := build_interest(settings)) is not None]
         )
         sizes = [cast(int, interest.out_width) for interest in self.interests]
+        self.reads_on = settings.time_gaps or any(interest.reads_on for interest in self.interests)
         self.nothing = nn.ParameterList([nn.Parameter(torch.zeros(size)) for size in sizes])
         self.asked = nn.ParameterList([_table(count, width) for count in shape.context.values()])
         self.user = _table(shape.users, width) if settings.user_ids else None
@@ -100,7 +101,8 @@ class Ranker(nn.Module):
         weights: list[list[Tensor]] = []
         for part, interest, nothing in zip(self.histories, self.interests, self.nothing, strict=False):
             read = requests.reading(*part) if part else requests
-            if self.separate:  # how far back an event is, and how long ago, depends on who asks
+            # how far back an event is, and how long ago, depends on who asks; so may what lies before the span
+            if self.separate or (self.reads_on and bool(read.spans[:, 0].any())):
                 read = read.separate()
             if self.request_time and read.moments is not None:
                 asked = torch.repeat_interleave(read.moments, read.histories.lengths)
@@ -114,28 +116,43 @@ class Ranker(nn.Module):
         return found, weights if return_weights else None
 
     def _moment(self, requests: Requests) -> list[Tensor]:
-        """Vectors (C, W) of the context columns and the user of each candidate's request."""
+        """Vectors (C, W) of the context columns and the user of each candidate's request.
+
+        In training a share of the requests loses each of them, so that code 0 (not given) has a meaning too.
+        """
         owner = requests.request_of_candidate
         found = []
         for at, vectors in enumerate(self.asked):
             codes = torch.zeros_like(requests.users) if requests.context is None else requests.context[:, at]
-            found.append(functional.embedding(codes, vectors)[owner])
+            found.append(functional.embedding(self._told(codes), vectors)[owner])
         if self.user is not None:
-            found.append(functional.embedding(requests.users, self.user)[owner])
+            found.append(functional.embedding(self._told(requests.users), self.user)[owner])
         return found
+
+    def _told(self, codes: Tensor) -> Tensor:
+        if not self.training:
+            return codes
+        return codes * (torch.rand(codes.shape, device=codes.device) >= FORGOTTEN)
 
     def loss(self, requests: Requests) -> Tensor:
         """Mean over candidates: squared error of values, else binary cross-entropy of corrected logits."""
-        logits = self(requests).logits[:, 0].float()
+        logits = self(self.readable(requests)).logits[:, 0].float()
         if self.squared:
             return functional.mse_loss(logits, requests.labels)
         if requests.log_rates is not None:
             logits = logits - requests.log_rates
         return functional.binary_cross_entropy_with_logits(logits, requests.labels)
 
+    def readable(self, requests: Requests) -> Requests:
+        """Requests with items that have no training events as unknown: negatives teach what row 0 means."""
+        items = requests.histories.items
+        items = items.where(self.known[items], 0)
+        candidates = requests.candidates.where(self.known[requests.candidates], 0)
+        return replace(requests, histories=replace(requests.histories, items=items), candidates=candidates)
+
     def predict(self, requests: Requests, table: Tensor | None = None) -> Tensor:
-        """Probability (C,) of each candidate among those offered, or its value."""
-        logits: Tensor = self(requests, table=table).logits[:, 0].float()
+        """Probability (C,) of each candidate among those offered, or its value; unknown items read as such."""
+        logits: Tensor = self(self.readable(requests), table=table).logits[:, 0].float()
         if self.squared:
             return logits
         return torch.sigmoid(logits if requests.log_rates is None else logits - requests.log_rates)
@@ -165,14 +182,17 @@ class Ranker(nn.Module):
         table = self.table
         items = torch.arange(1, len(table), device=table.device)
         scores = torch.zeros(len(histories), len(table), device=table.device)
-        for block in items.split(max(1, _BLOCK // max(1, len(histories)))):
+        size = _BLOCK // max(1, len(histories))
+        size = min(size, _PAIRS // max(1, len(histories.items)))
+        for block in items.split(max(1, size)):
             offsets = torch.arange(len(histories) + 1, device=table.device) * len(block)
             found = self.rank(histories, block.repeat(len(histories)), offsets, table)
             scores[:, block] = found.view(len(histories), len(block))
         return scores
 
 
-_BLOCK = 65_536  # candidates scored at once
+_BLOCK = 65_536  # candidates scored at once,
+_PAIRS = 2**23  # and pairs of a candidate and an event
 
 
 class MlpHead(nn.Module):
@@ -227,15 +247,9 @@ class RankerScorer:
                 torch.inference_mode(),
                 torch.autocast(self.device.type, self.precision or torch.bfloat16, enabled=self.precision is not None),
             ):
-                return self.model.predict(self._readable(requests.to(self.device))).cpu().numpy()
+                return self.model.predict(requests.to(self.device)).cpu().numpy()
         finally:
             self.model.train(training)
-
-    def _readable(self, requests: Requests) -> Requests:
-        items = requests.histories.items
-        known = items.where(self.model.known[items], 0)
-        candidates = requests.candidates.where(self.model.known[requests.candidates], 0)
-        return replace(requests, histories=replace(requests.histories, items=known), candidates=candidates)
 
 
 def _moments(histories: Histories) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from regard.data.batches import Histories, newest
 from regard.model.ranker import Ranker
 from regard.model.retriever import Retriever
+from regard.model.topk import Jagged, owners
 
 DEPTH = 500
 
@@ -22,10 +23,12 @@ class TwoStage(nn.Module):
         super().__init__()
         self.retriever, self.ranker = retriever, ranker
         self.filter_seen, self.depth = filter_seen, depth
+        self.excluded: Jagged | None = None
+        self.candidates: Tensor | None = None
         self.name, self.known = ranker.name, retriever.known
         self.window = max(retriever.window, ranker.window)
         self.context = tuple(dict.fromkeys([*ranker.context, *retriever.context]))
-        self.request_time = retriever.request_time
+        self.request_time = retriever.request_time or ranker.request_time
 
     @property
     def table(self) -> Tensor:
@@ -37,9 +40,14 @@ class TwoStage(nn.Module):
         scores = self.retriever.scores(self._for(histories, self.retriever))
         allowed = scores.masked_fill(~self.known, -torch.inf)
         allowed[:, 0] = -torch.inf
+        if self.candidates is not None:
+            left_out = torch.ones_like(self.known)
+            left_out[self.candidates] = False
+            allowed.masked_fill_(left_out, -torch.inf)
         if self.filter_seen:
-            row = torch.repeat_interleave(torch.arange(len(histories), device=scores.device), histories.lengths)
-            allowed[row, histories.items] = -torch.inf
+            allowed[owners(histories.offsets), histories.items] = -torch.inf
+        if self.excluded is not None:
+            allowed[owners(self.excluded[1]), self.excluded[0]] = -torch.inf
         found = allowed.topk(min(self.depth, int(self.known.sum())), 1)
         count = found.indices.shape[1]
         offsets = torch.arange(len(histories) + 1, device=scores.device) * count
@@ -50,6 +58,12 @@ class TwoStage(nn.Module):
         highest = scores.masked_fill(~self.known, -torch.inf).amax(1, keepdim=True)
         below = scores - highest + floor.where(floor.isfinite(), 0.0) - 1.0
         return below.scatter(1, found.indices, torch.where(real, logits, below.gather(1, found.indices)))
+
+    def narrowed(self, excluded: Jagged | None, candidates: Tensor | None) -> TwoStage:
+        """The same stages, which now re-rank `candidates` (all where None) without the items `excluded` by history."""
+        narrow = TwoStage(self.retriever, self.ranker, filter_seen=False, depth=self.depth).train(self.training)
+        narrow.excluded, narrow.candidates = excluded, candidates
+        return narrow
 
     def _for(self, histories: Histories, stage: Retriever | Ranker) -> Histories:
         """Histories as a stage reads them: its newest `window` events, its own context columns."""

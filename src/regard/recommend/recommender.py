@@ -19,6 +19,7 @@ from regard.errors import InputError, nearest
 from regard.model.baseline import BASELINES
 from regard.model.scorer import top_for
 from regard.model.topk import UNKNOWN_SCORE, Jagged, rows_per_block
+from regard.model.twostage import TwoStage
 from regard.recommend.answer import MANY, Item, Recommendation, check_list, named, short
 from regard.recommend.run import Run
 
@@ -268,7 +269,8 @@ class Recommender:
     ) -> tuple[Tensor, Tensor, list[bool]]:
         """Best items per readable history; one without a known item gets the popular ones, and 0 is no item."""
         wanted = None if candidates is None else torch.tensor(candidates)
-        scores, items = top_for(self.model, histories, k, excluded, wanted)
+        model = self.model.narrowed(excluded, wanted) if isinstance(self.model, TwoStage) else self.model
+        scores, items = top_for(model, histories, k, excluded, wanted)
         popular = [not bool(part.any()) for part in histories.items.split(histories.lengths.tolist())]
         if any(popular):
             floor = _Popular(self.run.counts)

@@ -23,7 +23,7 @@ from regard.manifest import locked, new_file
 from regard.train import checkpoint
 from regard.train.progress import Watch, memory_used
 
-Validate = Callable[[], Mapping[str, float]]
+Validate = Callable[[], Mapping[str, Any]]
 
 _CHECKPOINT_SECONDS = 60.0  # within an epoch
 _EPOCH_SECONDS = 5.0  # at the end of one: writing after every epoch would cost more than learning on small data
@@ -196,7 +196,7 @@ class _Training:
         self.optimiser.step()
         return value
 
-    def _close_epoch(self, figures: dict[str, float]) -> None:
+    def _close_epoch(self, figures: dict[str, Any]) -> None:
         state, metric = self.state, self.settings.metric
         better = metric in figures and figures[metric] > state.best
         state.looks += bool(figures)

@@ -24,6 +24,8 @@ from regard.training.baselines import told
 from regard.training.protocol import Protocol, check_learnable, median_gap
 
 Validate = Callable[[], dict[str, Any]]
+ERRORS = ("log_loss", "calibration_error", "rmse", "mae")
+"""Figures of which less is better."""
 
 
 def learn(
@@ -46,10 +48,11 @@ def learn(
     model.known = torch.from_numpy(protocol.split.training_item_counts(dataset) > 0)
     model.to(choose_device(settings.train.device))
     batches, validate, notes = _ranking(protocol, model) if isinstance(model, Ranker) else _retrieval(protocol, model)
+    metric, validate = rising(settings.train.metric, validate)
     rows = fit(
         model,
         batches,
-        settings.train,
+        settings.train.model_copy(update={"metric": metric}),
         progress,
         told={"dataset": dataset.fingerprint, **settings.model_dump(mode="json")},
         validate=validate,
@@ -86,6 +89,18 @@ def _ranking(protocol: Protocol, model: Ranker) -> tuple[Batches, Validate | Non
     return batches, lambda: protocol.labelled_validation(scorer, requests), batches.notes
 
 
+def rising(metric: str, validate: Validate | None) -> tuple[str, Validate | None]:
+    """A metric of which more is better, as the loop chooses: an error is measured beside its negative, `-rmse`."""
+    if validate is None or metric.partition("|")[0] not in ERRORS:
+        return metric, validate
+
+    def measured() -> dict[str, Any]:
+        figures = validate()
+        return figures | ({f"-{metric}": -figures[metric]} if metric in figures else {})
+
+    return f"-{metric}", measured
+
+
 def ranker_scorer(protocol: Protocol, model: Ranker) -> RankerScorer:
     """Wrap a ranker for labelled candidates, in the precision and on the device of the settings."""
     device = choose_device(protocol.settings.train.device)
@@ -93,7 +108,10 @@ def ranker_scorer(protocol: Protocol, model: Ranker) -> RankerScorer:
 
 
 def histories_of(texts: tuple[str, ...], behaviours: tuple[str, ...]) -> tuple[tuple[tuple[int, ...], int], ...]:
-    """Read `data.histories` (BEHAVIOUR+BEHAVIOUR:LENGTH) as behaviour codes and lengths; no length means all."""
+    """Read `data.histories` (BEHAVIOUR+BEHAVIOUR:LENGTH) as behaviour codes and lengths; no length means all.
+
+    Events without a behaviour, as those of a live history, belong to the first one.
+    """
     found = []
     for text in texts:
         names, _, length = text.partition(":")
@@ -108,5 +126,5 @@ def histories_of(texts: tuple[str, ...], behaviours: tuple[str, ...]) -> tuple[t
                     f"data.histories: {name!r} is no behaviour of this log{nearest(name, behaviours)}; it has {there}"
                 )
         codes = tuple(behaviours.index(name) + 1 for name in names.split("+"))
-        found.append((codes, int(length or 0) or 2**31))
+        found.append((codes if found else (0, *codes), int(length or 0) or 2**31))
     return tuple(found)

@@ -1,0 +1,65 @@
+"""Results of labelled candidates as tables and plain sentences for a terminal of 100 columns."""
+
+from __future__ import annotations
+
+from rich import box
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from regard.evaluate.result import Number, Result
+
+
+def labelled_report(name: str, result: Result) -> Group:
+    """Return figures with intervals, the reliability table, and the protocol in words."""
+    figures = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
+    for at, head in enumerate((name, "value", "interval")):
+        figures.add_column(head, justify="right" if at else "left", no_wrap=True)
+    for key, number in result.metrics.items():
+        figures.add_row(
+            key.replace("|", " | "), "-" if number["value"] is None else f"{number['value']:.4f}", _interval(number)
+        )
+    parts: list[Table | Text] = [figures]
+    if result.strata:
+        parts.append(reliability(result))
+    return Group(*parts, *(Text(line, style="dim") for line in _lines(result)))
+
+
+def reliability(result: Result) -> Table:
+    """Return how probable positives were said to be, and how many there were, bin by bin."""
+    title = "reliability: what was said, and what came"
+    found = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0), title=title, title_justify="left")
+    for head in ("said on average", "from", "to", "candidates", "positives", "share", "interval"):
+        found.add_column(head, justify="right", no_wrap=True)
+    for stratum in result.strata.values():
+        numbers = stratum["metrics"]
+        share = numbers["share_of_positives"]
+        said = [f"{numbers[key]['value']:.4f}" for key in ("mean_probability", "lowest", "highest")]
+        found.add_row(
+            *said, f"{stratum['cases']:,}", f"{stratum['targets']:,}", f"{share['value']:.4f}", _interval(share)
+        )
+    return found
+
+
+def _lines(result: Result) -> list[str]:
+    said, spent = result.protocol, result.timing
+    method, missing = said["interval"], said["targets_without_label"]
+    missed = f" {missing:,} targets without a label are left out." if missing else ""
+    alone = said["users_without_gauc"]
+    one = f" {alone:,} users with one kind of label have no AUC of their own." * bool(alone)
+    intervals = f"{100 * method['level']:.0f} % intervals from {method['resamples']:,} bootstrap resamples of users"
+    asked = f"{said['cases']:,} requests of {said['users']:,} users, {said['cases_without_history']:,} without history"
+    took = f"Scoring took {spent['scoring_seconds']:.1f} s, metrics {spent['metrics_seconds']:.1f} s"
+    return [
+        f"{said['part'].capitalize()} part of split {said['split']}: {asked}.",
+        f"Candidates: {said['candidates']}; {said['candidates_scored']:,} in all.{missed}",
+        f"Ties {said['ties']}. Request time {'' if said['request_time_used'] else 'not '}used.{one}",
+        f"Weights: {said['weighting']}.",
+        f"{intervals if method['resamples'] else 'No intervals were asked for'}.",
+        f"{took} on {spent['machine']}, {spent['cores']} cores, device {spent['device']}.",
+    ]
+
+
+def _interval(number: Number) -> str:
+    low, high = number["low"], number["high"]
+    return "" if low is None or high is None else f"{low:.4f}-{high:.4f}".replace("0.", ".")
