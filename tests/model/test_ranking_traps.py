@@ -228,8 +228,9 @@ def test_a_loss_is_a_mean_over_candidates_and_not_over_pairs_of_them(squared: bo
 
 @every_interest
 @pytest.mark.parametrize("length", [0, 1])
-def test_one_candidate_of_one_request_is_a_batch(interest: str, length: int) -> None:
-    model, batch = ranker(interest), asked([length], [[[0, length]]], many=1)
+@pytest.mark.parametrize("squared", [False, True])
+def test_one_candidate_of_one_request_is_a_batch(interest: str, length: int, squared: bool) -> None:
+    model, batch = ranker(interest, squared=squared), asked([length], [[[0, length]]], many=1)
     assert model.predict(batch).shape == (1,)
     loss = model.loss(batch)
     loss.backward()
