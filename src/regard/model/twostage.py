@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from regard.data.batches import Histories, newest
 from regard.model.ranker import Ranker
@@ -48,16 +49,16 @@ class TwoStage(nn.Module):
             allowed[owners(histories.offsets), histories.items] = -torch.inf
         if self.excluded is not None:
             allowed[owners(self.excluded[1]), self.excluded[0]] = -torch.inf
-        found = allowed.topk(min(self.depth, int(self.known.sum())), 1)
-        count = found.indices.shape[1]
-        offsets = torch.arange(len(histories) + 1, device=scores.device) * count
-        logits = self.ranker.rank(self._for(histories, self.ranker), found.indices.flatten(), offsets)
-        logits = logits.view(len(histories), count)
+        among = int(self.known.sum()) if self.candidates is None else len(self.candidates)
+        found = allowed.topk(min(self.depth, among, allowed.shape[1]), 1)
         real = found.values > -torch.inf
-        floor = logits.masked_fill(~real, torch.inf).amin(1, keepdim=True)
+        offsets = functional.pad(real.sum(1).cumsum(0), (1, 0))
+        logits = self.ranker.rank(self._for(histories, self.ranker), found.indices[real], offsets)
+        ranked = torch.full_like(scores[:, : real.shape[1]], torch.inf).masked_scatter(real, logits.to(scores.dtype))
+        floor = ranked.amin(1, keepdim=True)
         highest = scores.masked_fill(~self.known, -torch.inf).amax(1, keepdim=True)
         below = scores - highest + floor.where(floor.isfinite(), 0.0) - 1.0
-        return below.scatter(1, found.indices, torch.where(real, logits, below.gather(1, found.indices)))
+        return below.scatter(1, found.indices, torch.where(real, ranked, below.gather(1, found.indices)))
 
     def narrowed(self, excluded: Jagged | None, candidates: Tensor | None) -> TwoStage:
         """The same stages, which now re-rank `candidates` (all where None) without the items `excluded` by history."""

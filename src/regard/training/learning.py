@@ -112,7 +112,7 @@ def histories_of(texts: tuple[str, ...], behaviours: tuple[str, ...]) -> tuple[t
 
     Events without a behaviour, as those of a live history, belong to the first one.
     """
-    found = []
+    found: list[tuple[tuple[int, ...], int]] = []
     for text in texts:
         names, _, length = text.partition(":")
         if length and not (length.isdecimal() and int(length)):

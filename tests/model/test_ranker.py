@@ -1,0 +1,384 @@
+"""One contract for every ranker: each interest, each head, whatever is read beside items; plain ones by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from asking import BEHAVIOURS, HEADS, INTEREST, ITEMS, READ, WIDTH, WINDOW, alone, draw, ends_of, ranker, with_events
+from regard.config import ModelSettings, Settings
+from regard.data.requests import Requests
+from regard.data.shape import Shape
+from regard.errors import SettingsError
+from regard.model.interest import INTERESTS
+from regard.model.models import build
+from regard.model.ranker import Ranker, RankerScorer
+
+LENGTHS = [9, 0, 1, 4]
+every = pytest.mark.parametrize("interest", INTEREST)
+whatever_is_read = pytest.mark.parametrize("reads", READ)
+both_heads = pytest.mark.parametrize("head", ["mlp", "linear"])
+
+
+def logits(model: Ranker, requests: Requests) -> Tensor:
+    with torch.no_grad():
+        return model(requests).logits
+
+
+@every
+@both_heads
+@whatever_is_read
+def test_together_is_one_by_one(interest: str, head: str, reads: str) -> None:
+    """Each request by itself; and each candidate, unless the interest compares the candidates of a request."""
+    model, requests = ranker(interest, reads, head), draw(LENGTHS, requests=3)
+    together = logits(model, requests)
+    assert together.shape == (len(requests.candidates), 1)
+    for at, own in enumerate(together.split(requests.offsets.diff().tolist())):
+        torch.testing.assert_close(own, logits(model, alone(requests, at)))
+        if interest != "dual, list-wise":
+            for one in range(len(own)):
+                torch.testing.assert_close(own[one : one + 1], logits(model, alone(requests, at, slice(one, one + 1))))
+
+
+@every
+@examples(max_examples=3)
+@given(lengths=st.lists(st.sampled_from([0, 0, 1, 2, 6, 11]), min_size=1, max_size=5), seed=st.integers(0, 99))
+def test_any_lengths_together_are_one_by_one(interest: str, lengths: list[int], seed: int) -> None:
+    model, requests = ranker(interest, "all"), draw(lengths, seed=seed)
+    together = logits(model, requests)
+    for at, own in enumerate(together.split(requests.offsets.diff().tolist())):
+        torch.testing.assert_close(own, logits(model, alone(requests, at)))
+
+
+@every
+@both_heads
+@whatever_is_read
+def test_nothing_outside_of_its_span_reaches_a_request(interest: str, head: str, reads: str) -> None:
+    """What comes later, what lay before the window, and what other rows hold: all of it may be anything."""
+    model, requests = ranker(interest, reads, head), draw(LENGTHS, requests=3)
+    expected = logits(model, requests)
+    histories = requests.histories
+    for at, own in enumerate(expected.split(requests.offsets.diff().tolist())):
+        start = histories.offsets[requests.row_of_request[at]]
+        place = torch.arange(len(histories.items))
+        mine = (place >= start + requests.spans[at, 0]) & (place < start + requests.spans[at, 1])
+        others = {
+            "items": histories.items.where(mine, torch.randint(0, ITEMS + 1, mine.shape)),
+            "behaviours": histories.behaviours.where(mine, torch.randint(0, BEHAVIOURS + 1, mine.shape)),
+        }
+        if reads != "several":  # there, which events are visible depends on behaviours, not what is read of others
+            others["times"] = histories.times.where(mine, histories.times + 10**12)
+        found = logits(model, with_events(requests, others))
+        torch.testing.assert_close(found[requests.offsets[at] : requests.offsets[at + 1]], own, rtol=0, atol=1e-9)
+
+
+@every
+@whatever_is_read
+def test_what_a_request_reads_reaches_it(interest: str, reads: str) -> None:
+    """The contract would hold of a model that reads nothing."""
+    model, requests = ranker(interest, reads), draw([8], requests=1, most=4)
+    requests = alone(replace(requests, spans=torch.tensor([[0, 5]])), 0)
+    found = logits(model, requests)
+    assert len(found) > 0
+    changed = logits(model, with_events(requests, {"items": requests.histories.items % ITEMS + 1}))
+    assert torch.equal(found, changed) == (interest == "candidate")
+    for name in {"all": ["context", "users", "moments"], "several": ["context"]}.get(reads, []):
+        value = getattr(requests, name)
+        if name != "moments":
+            other = logits(model, replace(requests, **{name: (value + 1) % 3}))
+        else:
+            other = logits(model, replace(requests, moments=value + 10**14))
+        assert torch.equal(found, other) == (name == "moments" and interest == "candidate"), name
+
+
+@every
+@both_heads
+@whatever_is_read
+def test_weights_come_from_the_same_forward(interest: str, head: str, reads: str) -> None:
+    model, requests = ranker(interest, reads, head), draw(LENGTHS, requests=3)
+    with torch.no_grad():
+        ranked = model(requests, return_weights=True)
+    torch.testing.assert_close(ranked.logits, logits(model, requests))
+    assert ranked.events is not None
+    assert len(ranked.events) == (0 if interest == "candidate" else 2 if reads == "several" else 1)
+    name = INTEREST[interest]["interest"]
+    for nth, rows in enumerate(ranked.events):
+        read = requests.reading(*model.histories[nth]) if reads == "several" else requests
+        if model.separate or (model.reads_on and bool(read.spans[:, 0].any())):
+            read = read.separate()
+        if name in ("gru", "lstm", "seq2seq"):
+            assert rows == []
+            continue
+        one_head = name in ("mean", "activation-unit", "target")
+        assert len(rows) == len(read.histories)
+        sizes = zip(read.candidate_row_offsets.diff().tolist(), read.histories.lengths.tolist(), strict=True)
+        for row, (many, long) in zip(rows, sizes, strict=True):
+            assert row.shape == (many, long, 1 if one_head else HEADS) or row.numel() == many * long == 0
+        adds_up = "raw" not in interest and "event" not in interest
+        for row, spans in zip(
+            rows, read.candidate_spans.split(read.candidate_row_offsets.diff().tolist()), strict=True
+        ):
+            for shares, (low, high) in zip(row, spans.tolist(), strict=True) if row.numel() else ():
+                assert not shares[:low].any()
+                assert not shares[high:].any()
+                if adds_up and low < high:
+                    total = shares.sum(0)
+                    if name == "transformer":  # the rest is what the candidate gives itself
+                        assert ((total > 0) & (total < 1)).all()
+                    else:
+                        torch.testing.assert_close(total, torch.ones_like(total))
+    if head == "linear":
+        assert ranked.fields is not None
+        fields = torch.cat(ranked.fields)
+        assert fields.shape == (len(requests.candidates), len(model.fields), HEADS)
+        torch.testing.assert_close(fields.sum(1), torch.ones_like(fields[:, 0]))
+    else:
+        assert ranked.fields is None
+
+
+@every
+@both_heads
+def test_saved_is_loaded(interest: str, head: str, tmp_path: Path) -> None:
+    body = {"width": WIDTH, "heads": HEADS, "head": head, "user_ids": True, "positions": "none", **INTEREST[interest]}
+    shape = Shape(ITEMS, behaviours=BEHAVIOURS, context={"hour": 4, "device": 2}, users=7)
+    settings = Settings.of({"model": {"name": "ranker", **body}})
+    model, requests = build(settings, shape).eval(), draw(LENGTHS)
+    save_file(model.state_dict(), tmp_path / "weights.safetensors")
+    other = build(settings, Shape(**shape.as_dict())).eval()
+    other.load_state_dict(load_file(tmp_path / "weights.safetensors"))
+    assert torch.equal(logits(model, requests), logits(other, requests))
+
+
+@every
+@both_heads
+@pytest.mark.parametrize("half", [False, True])
+def test_values_and_gradients_are_finite_also_without_history(interest: str, head: str, half: bool) -> None:
+    for lengths in ([3, 0, 1, 12], [0, 0]):
+        for reads in ("all", "several"):
+            model, requests = ranker(interest, reads, head).float().train(), draw(lengths, requests=3)
+            with torch.autocast("cpu", torch.bfloat16, enabled=half):
+                loss = model.loss(requests)
+            loss.backward()
+            assert loss.isfinite()
+            for name, parameter in model.named_parameters():
+                assert parameter.grad is None or parameter.grad.isfinite().all(), name
+            if not sum(lengths):
+                assert all(nothing.grad is not None and nothing.grad.any() for nothing in model.nothing)
+
+
+@every
+def test_an_empty_history_is_what_was_learned_for_it(interest: str) -> None:
+    """The same for every row without events, wherever it lies; another vector, another score."""
+    model, requests = ranker(interest), draw([0, 5, 0], requests=1, most=3, seed=2)
+    same = requests.candidates.new_tensor([4, 4])
+    requests = replace(requests, candidates=same, offsets=torch.tensor([0, 1, 1, 2]), labels=torch.zeros(2))
+    found = logits(model, requests)
+    torch.testing.assert_close(found[0], found[1])
+    if interest != "candidate":
+        with torch.no_grad():
+            model.nothing[0].add_(1.0)
+        assert not torch.isclose(found, logits(model, requests)).any()
+
+
+# --- by hand ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("outputs", [1, 3])
+@pytest.mark.parametrize("hidden", [0, 4])
+def test_a_linear_head_pools_fields_flattens_and_is_linear(outputs: int, hidden: int) -> None:
+    """A score per field, softmax over fields, the weighted sum, one linear map: no hidden layer."""
+    model = ranker("additive", "all", "linear", heads=1, outputs=outputs, score_hidden=hidden, request_time=False)
+    requests = draw([6, 5], requests=1, most=4, seed=1)
+    requests = replace(requests, spans=torch.tensor([[1, 6], [0, 3]]))
+    table = model.table
+    owner = requests.request_of_candidate
+    interests = []
+    for row, (low, high) in enumerate(requests.spans.tolist()):
+        start = int(requests.histories.offsets[row])
+        items = requests.histories.items[start + low : start + high]
+        events = table[items] + model.embedding.position[torch.arange(high - low).flip(0)]
+        events = events + model.embedding.behaviour[requests.histories.behaviours[start + low : start + high]]
+        gaps = requests.histories.times[start + low : start + high].diff().double() / 1e6
+        octave = torch.cat([torch.zeros(1), 1 + gaps.log2().floor()]).long().clamp_max(31)
+        events = events + model.embedding.gap[octave]
+        interests.append(scored(model.interests[0].form, events) @ events)
+    fields = torch.stack(
+        [
+            table[requests.candidates],
+            torch.stack(interests)[owner],
+            *[vectors[requests.context[owner, at]] for at, vectors in enumerate(model.asked)],
+            model.user[requests.users[owner]],
+        ],
+        1,
+    )
+    assert model.fields == ("item", "history 1", "hour", "device", "user")
+    shares = torch.stack([scored(model.head.pool, each) for each in fields])
+    pooled = torch.einsum("cf,cfw->cw", shares, fields)
+    expected = pooled @ model.head.out.weight.T + model.head.out.bias
+    ranked = model(requests, return_weights=True)
+    torch.testing.assert_close(ranked.logits, expected)
+    torch.testing.assert_close(torch.cat(ranked.fields)[..., 0], shares)
+
+
+def scored(pooling, vectors: Tensor) -> Tensor:
+    """Additive weights of one head, (n, W) -> (n,)."""
+    if pooling.hidden is not None:
+        vectors = torch.tanh(vectors @ pooling.hidden.weight.T + pooling.hidden.bias)
+    return (vectors @ pooling.score.weight[0]).softmax(0)
+
+
+def test_heads_of_a_linear_head_stand_side_by_side() -> None:
+    model = ranker("candidate", "several", "linear")
+    requests = draw([2], requests=2, seed=5)
+    owner = requests.request_of_candidate
+    fields = torch.stack(
+        [model.table[requests.candidates], *[v[requests.context[owner, at]] for at, v in enumerate(model.asked)]], 1
+    )
+    shares = torch.einsum("cfw,hw->cfh", fields, model.head.pool.score.weight).softmax(1)
+    flat = torch.cat([(shares[..., head, None] * fields).sum(1) for head in range(HEADS)], 1)
+    torch.testing.assert_close(logits(model, requests), model.head.out(flat))
+
+
+def test_the_mlp_reads_all_features_and_the_product_of_candidate_and_interest() -> None:
+    model, requests = ranker("mean"), draw([7], requests=1, most=3, seed=4)
+    low, high = requests.spans[0].tolist()
+    candidates = model.table[requests.candidates]
+    interest = model.table[requests.histories.items[low:high]].mean(0).expand(len(candidates), -1)
+    states = torch.cat([candidates, interest, candidates * interest], 1)
+    for layer in model.head.layers:
+        states = layer(states)
+    torch.testing.assert_close(logits(model, requests), states)
+
+
+def test_several_histories_read_their_own_behaviours_each_with_its_own_length() -> None:
+    """The first history: behaviours 1 and 2, the newest two; the second: behaviour 3."""
+    model, requests = ranker("mean", "several"), draw([9, 6], requests=2, most=2, seed=7)
+    model.embedding.behaviour = None
+    means = []
+    for at, (low, high) in enumerate(requests.spans.tolist()):
+        start = int(requests.histories.offsets[requests.row_of_request[at]])
+        seen = list(range(start + low, start + high))
+        codes = requests.histories.behaviours.tolist()
+        picked = [i for i in seen if codes[i] in (1, 2)][-2:], [i for i in seen if codes[i] == 3]
+        rows = [model.table[requests.histories.items[some]].mean(0) for some in picked]
+        means.append([row if some else nothing for row, some, nothing in zip(rows, picked, model.nothing, strict=True)])
+    found, _ = model._interests(requests, model.table[requests.candidates], model.table, False)
+    for nth, mixed in enumerate(found):
+        expected = torch.stack([row[nth] for row in means])[requests.request_of_candidate]
+        torch.testing.assert_close(mixed, expected)
+
+
+def test_the_loss_corrects_for_sampling_and_the_prediction_for_what_is_offered() -> None:
+    model, requests = ranker("target"), draw([5, 8], seed=2)
+    raw = logits(model, requests)[:, 0].float()
+    chance = 1 / (1 + torch.exp(requests.log_rates - raw))
+    expected = -torch.where(requests.labels > 0, chance, 1 - chance).log().mean()
+    torch.testing.assert_close(model.loss(requests), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(model.predict(requests), chance)
+    plain = replace(requests, log_rates=None)
+    torch.testing.assert_close(model.predict(plain), torch.sigmoid(raw))
+
+
+def test_values_are_learned_by_squared_error() -> None:
+    model, requests = ranker("target"), draw([5, 8], seed=2)
+    model.squared = True
+    raw = logits(model, requests)[:, 0].float()
+    torch.testing.assert_close(model.predict(requests), raw)
+    torch.testing.assert_close(model.loss(requests), ((raw - requests.labels) ** 2).mean())
+
+
+def test_items_without_training_events_are_read_as_unknown_in_training_too() -> None:
+    """Else negatives would teach rows that are never looked at, and nobody would teach the one that is."""
+    model, requests = ranker("target"), draw([5, 8], seed=2)
+    model.known[3:] = False
+    hidden = with_events(requests, {"items": requests.histories.items * (requests.histories.items < 3)})
+    hidden = replace(hidden, candidates=requests.candidates * (requests.candidates < 3))
+    assert torch.equal(model.predict(requests), model.predict(hidden))
+    assert torch.equal(model.loss(requests), model.loss(hidden))
+    model.loss(requests).backward()
+    assert model.item_embedding.item.grad[0].any()
+    assert not model.item_embedding.item.grad[3:].any()
+
+
+def test_in_training_some_requests_lose_their_context_and_their_user() -> None:
+    """So that what stands for `not given` is learned: an answer without --context needs it."""
+    model = ranker("candidate", "all").train()
+    requests = draw([1] * 300, requests=1, most=1, seed=1)
+    requests = replace(requests, context=torch.ones_like(requests.context), users=torch.ones_like(requests.users))
+    model.loss(requests).backward()
+    assert all(table.grad is not None and table.grad[0].any() for table in [*model.asked, model.user])
+
+
+def test_ranking_given_histories_is_a_request_each() -> None:
+    """What a retriever's candidates go through: histories instead of requests, asked at what `asked_at` wrote."""
+    model, requests = ranker("target", "all"), draw([WINDOW, 0, 3], requests=1, most=4, seed=6)
+    requests = replace(requests, spans=torch.stack([torch.zeros(3), requests.histories.lengths], 1).long())
+    full = requests.histories.lengths > 0
+    asked = requests.histories.times.clone()
+    asked[requests.histories.offsets[1:][full] - 1] = requests.moments[full]
+    histories = replace(requests.histories, users=requests.users, request=requests.context, asked=asked)
+    with torch.no_grad():
+        found = model.rank(histories, requests.candidates, requests.offsets)
+    torch.testing.assert_close(found, logits(model, requests)[:, 0].float())
+
+
+@pytest.mark.parametrize("interest", ["target", "transformer", "candidate"])
+def test_the_whole_catalogue_in_blocks_is_each_item_by_itself(interest: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, requests = ranker(interest), draw([4, 0, 2], requests=1)
+    with torch.no_grad():
+        whole = model.scores(requests.histories)
+        monkeypatch.setattr("regard.model.ranker._BLOCK", 12)
+        torch.testing.assert_close(model.scores(requests.histories), whole)
+        assert whole.shape == (3, ITEMS + 1)
+        one = model.rank(requests.histories, torch.tensor([9, 9, 9]), ends_of([1, 1, 1]))
+    torch.testing.assert_close(whole[:, 9], one)
+
+
+def test_what_evaluation_sees_of_a_ranker() -> None:
+    model, requests = ranker("activation-unit", "all").train(), draw([5, 8, 0], seed=2)
+    scorer = RankerScorer(model, torch.device("cpu"))
+    assert scorer.uses_request_time
+    chances = scorer.probabilities(requests)
+    assert model.training  # left as it was
+    assert chances.shape == (len(requests.candidates),)
+    torch.testing.assert_close(torch.from_numpy(chances), model.eval().predict(requests))
+    low = RankerScorer(model.float(), torch.device("cpu"), torch.bfloat16).probabilities(requests)
+    assert abs(low - chances).max() < 0.1
+
+
+# --- what cannot be built ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"interest": "taget"}, "did you mean 'target'"),
+        ({"interest": "multi-head", "heads": 4}, "heads"),
+        ({"interest": "transformer", "heads": 4}, "model.heads=4 must divide"),
+        ({"interest": "seq2seq", "heads": 4}, "model.heads=4 must divide"),
+        ({"interest": "additive", "conditioned": True}, "model.score_hidden"),
+        ({"positions": "rotary"}, "model.positions=learned"),
+        ({"time_lags": True}, "model.request_time"),
+        ({"outputs": 2}, "model.outputs=2"),
+    ],
+)
+def test_what_a_ranker_cannot_be_is_told_in_one_line(changes: dict[str, object], expected: str) -> None:
+    settings = Settings.of({"model": {"name": "ranker", "width": WIDTH, "heads": 2, **changes}})
+    with pytest.raises(SettingsError, match=expected) as told:
+        build(settings, Shape(ITEMS))
+    assert len(str(told.value).splitlines()) == 1
+
+
+def test_every_interest_is_under_this_contract() -> None:
+    assert {each["interest"] for each in INTEREST.values()} == set(INTERESTS)
+    assert all(a != b for a, b in pairwise(INTERESTS))
+    assert ModelSettings().interest in INTERESTS
