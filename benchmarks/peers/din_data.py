@@ -6,7 +6,8 @@ amazon-beauty, ml-1m: leave-one-out by order. The last event of a user is the po
 validation, every earlier one with a history trains; negatives are items that the user never used, uniform, all
 different within a request. ml-100k: rating >= 4 is the label of every rating, cut at the .8 and .9 quantiles of time,
 nothing sampled; a history is what the user rated >= 4 strictly before. The longest history is the 95th percentile of
-the histories of training. The files hold data that may not be shared: keep `--work` out of the repository.
+the histories of training. A file that is there is kept. The files hold data that may not be shared: keep `--work` out
+of the repository.
 """
 
 from __future__ import annotations
@@ -150,16 +151,19 @@ def main() -> None:
     folder = options.data / options.dataset
     rest = [f"{name}{getattr(options, name)}" for name in ("recent", "length") if getattr(options, name)]
     rest += [f"sample{options.sample:g}"] if options.sample < 1 else []
-    samples = (
-        rated(folder / "u.data", options)
-        if options.dataset == "ml-100k"
-        else ordered(folder / ORDERED[options.dataset], options)
-    )
     options.work.mkdir(parents=True, exist_ok=True)
-    path = options.work / "_".join([options.dataset, f"seed{options.seed}", *rest])
-    samples.write(path.with_name(path.name + ".npz"))
+    path = options.work / ("_".join([options.dataset, f"seed{options.seed}", *rest]) + ".npz")
+    if path.exists():
+        samples = Samples.read(path)
+    else:
+        samples = (
+            rated(folder / "u.data", options)
+            if options.dataset == "ml-100k"
+            else ordered(folder / ORDERED[options.dataset], options)
+        )
+        samples.write(path)
     sizes = {part: f"{len(found):,} requests, {found.rows:,} rows" for part, found in samples.parts.items()}
-    print(f"{path}.npz", samples.about, sizes, sep="\n")
+    print(path, samples.about, sizes, sep="\n")
 
 
 if __name__ == "__main__":

@@ -172,8 +172,10 @@ def in_precision(model: torch.nn.Module, options: argparse.Namespace) -> None:
     model.forward = mixed
 
 
-def options_of(library: str, trials: int) -> argparse.Namespace:
-    """Read the command line of a side, seed it, and bound its threads."""
+def options_of(
+    library: str, trials: int, more: Callable[[argparse.ArgumentParser], None] | None = None
+) -> argparse.Namespace:
+    """Read the command line of a side, `more` options of its own too; seed it, and bound its threads."""
     parser = argparse.ArgumentParser(description=f"Train the DIN of {library} on samples of din_data.py")
     parser.add_argument("samples", type=Path, help="the .npz of din_data.py")
     parser.add_argument("--out", type=Path, required=True, help="folder for SIDE_DATASET_trialN_seedS.json and .npy")
@@ -188,6 +190,8 @@ def options_of(library: str, trials: int) -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=0, help="processes that load batches, where the library can")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
+    if more:
+        more(parser)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
@@ -204,6 +208,7 @@ class Side:
     score: Callable[[Part], np.ndarray]
     clock: Clock
     notes: tuple[str, ...] = ()
+    form: str = ""
 
     def report(self, samples: Samples, options: argparse.Namespace, began: float) -> None:
         """Write validation measures and speed as JSON, and the probabilities of the test part (P, C) beside them."""
@@ -212,12 +217,15 @@ class Side:
         users, labels = np.repeat(part.user, part.candidates.shape[1]), part.labels.ravel()
         test = samples.parts["test"]
         probabilities = np.asarray(self.score(test), np.float32).reshape(test.candidates.shape)
-        learned = sum(epoch["seconds"] for epoch in self.clock.epochs)
-        name = f"{self.library}_{samples.about['dataset']}_trial{options.trial}_seed{options.seed}"
+        learned, worked = (sum(epoch[kind] for epoch in self.clock.epochs) for kind in ("seconds", "processor_seconds"))
+        trained = samples.parts["train"].rows * len(self.clock.epochs)
+        side = "-".join(filter(None, (self.library, self.form)))
+        name = f"{side}_{samples.about['dataset']}_trial{options.trial}_seed{options.seed}"
         options.out.mkdir(parents=True, exist_ok=True)
         np.save(options.out / f"{name}.npy", probabilities)
         told = {
             "library": self.library,
+            "side": side,
             "versions": {package: version(package) for package in (self.library, "torch", "numpy")},
             "samples": samples.about,
             "options": {key: value for key, value in vars(options).items() if key not in ("samples", "out")},
@@ -226,15 +234,32 @@ class Side:
             "epochs": self.clock.epochs,
             "best_epoch": 1 + int(np.argmax([epoch["validation_auc"] for epoch in self.clock.epochs])),
             "training_rows": samples.parts["train"].rows,
-            "training_rows_per_second": round(samples.parts["train"].rows * len(self.clock.epochs) / learned, 1),
+            "training_rows_per_second": round(trained / learned, 1),
+            "training_rows_per_core_second": round(trained / worked, 1),
             "learning_seconds": round(learned, 2),
             "seconds": round(time.perf_counter() - began, 2),
             "validation": {"auc": auc(labels, scores), "gauc": gauc(users, labels, scores), "gauc_weights": "examples"},
             "probabilities": f"{name}.npy",
-            "machine": {"processor": processor(), "threads": torch.get_num_threads(), "load": os.getloadavg()[0]},
+            "machine": machine(options),
         }
-        (options.out / f"{name}.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+        aside = options.out / f"{name}.part"
+        aside.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+        aside.replace(aside.with_suffix(".json"))
         print(json.dumps({key: told[key] for key in ("library", "training_rows_per_second", "validation", "seconds")}))
+
+
+def machine(options: argparse.Namespace) -> dict[str, Any]:
+    """Name what the seconds depend on."""
+    device = torch.device(options.device)
+    return {
+        "processor": processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "precision": options.precision,
+        "torch": str(torch.__version__),
+        "load": round(os.getloadavg()[0], 2),
+    }
 
 
 def processor() -> str:
