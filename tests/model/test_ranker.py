@@ -39,12 +39,13 @@ def logits(model: Ranker, requests: Requests) -> Tensor:
 @whatever_is_read
 def test_together_is_one_by_one(interest: str, head: str, reads: str) -> None:
     """Each request by itself; and each candidate, unless the interest compares the candidates of a request."""
-    model, requests = ranker(interest, reads, head), draw(LENGTHS, requests=3)
+    model, requests = ranker(interest, reads, head), draw(LENGTHS)
     together = logits(model, requests)
     assert together.shape == (len(requests.candidates), 1)
-    for at, own in enumerate(together.split(requests.offsets.diff().tolist())):
+    sizes = requests.offsets.diff().tolist()
+    for at, own in enumerate(together.split(sizes)):
         torch.testing.assert_close(own, logits(model, alone(requests, at)))
-        if interest != "dual, list-wise":
+        if interest != "dual, list-wise" and at == sizes.index(max(sizes)):
             for one in range(len(own)):
                 torch.testing.assert_close(own[one : one + 1], logits(model, alone(requests, at, slice(one, one + 1))))
 
@@ -60,11 +61,11 @@ def test_any_lengths_together_are_one_by_one(interest: str, lengths: list[int], 
 
 
 @every
-@both_heads
 @whatever_is_read
-def test_nothing_outside_of_its_span_reaches_a_request(interest: str, head: str, reads: str) -> None:
+def test_nothing_outside_of_its_span_reaches_a_request(interest: str, reads: str) -> None:
     """What comes later, what lay before the window, and what other rows hold: all of it may be anything."""
-    model, requests = ranker(interest, reads, head), draw(LENGTHS, requests=3)
+    model, requests = ranker(interest, reads), draw(LENGTHS, requests=3)
+    assert bool((requests.spans[:, 0] > 0).any())  # some windows begin after their row
     expected = logits(model, requests)
     histories = requests.histories
     for at, own in enumerate(expected.split(requests.offsets.diff().tolist())):
