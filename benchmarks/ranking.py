@@ -11,6 +11,7 @@ in a process of its own and is kept, so a walk that was killed goes on where it 
 from __future__ import annotations
 
 import argparse
+import ast
 import hashlib
 import os
 import shlex
@@ -27,7 +28,8 @@ import numpy as np
 from peers.din_protocol import Samples
 from ranking_cells import Way, key_of, write_results
 from ranking_page import chapter, page
-from regard.errors import RegardError
+from ranking_samples import BATCH
+from regard.errors import InputError, RegardError
 from regard.evaluate.figures import Labelled
 from regard.manifest import locked, read_json, write_json
 from road import DATA, code
@@ -36,6 +38,7 @@ HERE = Path(__file__).parent
 PEERS = {"deepctr-torch": "din_deepctr.py", "fuxictr": "din_fuxictr.py", "torch-rechub": "din_rechub.py"}
 OURS = ("activation-unit", "multi-head")
 ABLATIONS = ("mean", "candidate")
+BATCH_OF_PEERS = 1024
 TRIALS = range(1, 7)
 SETS = {"amazon-beauty": [], "ml-100k": [], "ml-1m": ["--recent", "20", "--length", "200"]}
 """Logs, and what `din_data.py` is told beside the defaults."""
@@ -52,6 +55,12 @@ class Side:
     @property
     def peer(self) -> bool:
         return self.name in PEERS
+
+    @property
+    def trials(self) -> Sequence[dict[str, Any]]:
+        """The declared trials, read from the text of the script: its library may be of another environment."""
+        found: Sequence[dict[str, Any]] = declared((HERE / self.script).read_text(encoding="utf-8"), "TRIALS")
+        return found
 
 
 @dataclass(frozen=True)
@@ -72,9 +81,10 @@ class Cell:
         found = self.kept()
         if found is None:
             self.folder.mkdir(parents=True, exist_ok=True)
+            load = round(os.getloadavg()[0], 2)
             if subprocess.run(self.command, check=False, env={**os.environ, "TQDM_DISABLE": "1"}).returncode == 0:
                 answer = next(iter(self.folder.glob("*_trial*_seed*.json")))
-                write_json(self.folder / "found.json", {**read_json(answer), "code": code()})
+                write_json(self.folder / "found.json", {**read_json(answer), "code": code(), "load": load})
                 found = self.kept()
         told = "broke: see above; the next walk tries it again"
         if found:
@@ -101,12 +111,13 @@ class Comparison:
         return hashlib.blake2b(self.file.read_bytes(), digest_size=8).hexdigest()
 
     def cell(self, side: Side, trial: int, seed: int) -> Cell:
-        """Name a cell: its key depends on the samples, and on every word that its script is told."""
+        """Name a cell: its key depends on the samples, on the declared trial, and on all that its script is told."""
         told = [*side.words, "--trial", str(trial), "--seed", str(seed)]
         told += ["--precision", self.asked.precision.get(side.name, "float32")]
         for name in ("epochs", "watch", "threads", "device"):
             told += [f"--{name}", str(getattr(self.asked, name))]
-        folder = self.asked.work / self.name / f"{side.name}-{trial}-seed-{seed}-{key_of(self.content, told)}"
+        key = key_of(self.content, side.trials[trial - 1], told)
+        folder = self.asked.work / self.name / f"{side.name}-{trial}-seed-{seed}-{key}"
         python = self.asked.peers if side.peer else sys.executable
         return Cell([str(python), str(HERE / side.script), str(self.file), "--out", str(folder), *told], folder)
 
@@ -127,6 +138,14 @@ class Comparison:
         return Way(side.name, found, [labelled(self.samples, one) for one in said])
 
 
+def declared(text: str, name: str) -> Any:
+    """Return the constant that a script binds to `name`."""
+    for node in ast.parse(text).body:
+        if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == name and node.value is not None:
+            return ast.literal_eval(node.value)
+    raise InputError(f"a script of the comparison declares no {name}")
+
+
 def labelled(samples: Samples, probabilities: np.ndarray) -> Labelled:
     """Return probabilities (P, C) of the test part with its labels and users."""
     test = samples.parts["test"]
@@ -140,13 +159,14 @@ def labelled(samples: Samples, probabilities: np.ndarray) -> Labelled:
 
 def sides_of(asked: argparse.Namespace) -> list[Side]:
     """Return the sides of the comparison: the peers where their environment is, and ours."""
-    peers = [Side(name, f"peers/{script}") for name, script in PEERS.items()] if asked.peers else []
+    words = ("--batch", str(BATCH_OF_PEERS))
+    peers = [Side(name, f"peers/{script}", words) for name, script in PEERS.items()] if asked.peers else []
     return [*peers, *(ours(form) for form in OURS)]
 
 
 def ours(form: str, *words: str) -> Side:
     label = " ".join([form, *(word.lstrip("-") for word in words)])
-    return Side(label.replace(" ", "-"), "ranking_samples.py", ("--interest", form, *words))
+    return Side(label.replace(" ", "-"), "ranking_samples.py", ("--batch", str(BATCH), "--interest", form, *words))
 
 
 def walk(comparison: Comparison) -> tuple[list[Way], bool]:

@@ -33,12 +33,12 @@ from regard.train.loop import autocast_type, fit
 
 FORMS = ("activation-unit", "multi-head", "mean", "candidate")
 TRIALS: tuple[dict[str, Any], ...] = (
-    {"learning_rate": 2e-3, "weight_decay": 0.0, "dropout": 0.0, "normalize": "none", "heads": 2},
-    {"learning_rate": 2e-3, "weight_decay": 0.0, "dropout": 0.0, "normalize": "softmax", "heads": 4},
     {"learning_rate": 2e-3, "weight_decay": 0.1, "dropout": 0.2, "normalize": "none", "heads": 2},
     {"learning_rate": 2e-3, "weight_decay": 0.1, "dropout": 0.2, "normalize": "softmax", "heads": 4},
-    {"learning_rate": 4e-3, "weight_decay": 0.3, "dropout": 0.4, "normalize": "softmax", "heads": 2},
-    {"learning_rate": 1e-3, "weight_decay": 0.1, "dropout": 0.4, "normalize": "softmax", "heads": 4},
+    {"learning_rate": 2e-3, "weight_decay": 1.0, "dropout": 0.2, "normalize": "none", "heads": 2},
+    {"learning_rate": 2e-3, "weight_decay": 1.0, "dropout": 0.2, "normalize": "softmax", "heads": 4},
+    {"learning_rate": 1e-3, "weight_decay": 3.0, "dropout": 0.2, "normalize": "softmax", "heads": 2},
+    {"learning_rate": 1e-3, "weight_decay": 1.0, "dropout": 0.4, "normalize": "softmax", "heads": 4},
 )
 """`normalize` is read by the activation unit, `heads` by multi-head."""
 WINDOW = 32  # requests of a user that share a row

@@ -164,6 +164,25 @@ def test_a_cell_of_the_comparison_that_is_whole_is_not_run_again(tmp_path: Path)
     assert cell.run() == told
 
 
+def test_the_key_of_a_cell_follows_samples_trial_seed_and_precision(tmp_path: Path) -> None:
+    ranking = import_module("ranking")
+    told = {"work": tmp_path, "peers": None, "epochs": 1, "watch": 0, "threads": 1, "device": "cpu"}
+    folders = []
+    sides = [ranking.ours("multi-head"), ranking.ours("multi-head", "--shuffled")]
+    for precision, content in (("float32", b"one"), ("bfloat16", b"one"), ("float32", b"two")):
+        (tmp_path / "samples").write_bytes(content)
+        asked = argparse.Namespace(**told, precision={side.name: precision for side in sides})
+        comparison = ranking.Comparison("log", tmp_path / "samples", asked)
+        folders += [comparison.cell(side, trial, seed).folder for side in sides for trial in (1, 2) for seed in (0, 1)]
+    assert len(set(folders)) == len(folders)
+
+
+def test_every_side_declares_six_trials() -> None:
+    ranking, sides = import_module("ranking"), argparse.Namespace(peers=Path("python"))
+    assert [len(side.trials) for side in ranking.sides_of(sides)] == [6] * 5
+    assert ranking.ours("mean").trials == import_module("ranking_samples").TRIALS
+
+
 def test_the_page_says_which_bars_are_met() -> None:
     ranking, page, cells = (import_module(name) for name in ("ranking", "ranking_page", "ranking_cells"))
     samples = _samples()
