@@ -75,7 +75,7 @@ PUBLISHED = """\
 | FinalNet | .9857 | .1311 |
 
 Differences of protocol: their negatives, split and seeds are their own; they tuned on the test part (the run logs name
-the test file as validation), while here settings were chosen on validation and the test was read once; their models see
+the test file as validation), while here settings were set by trials on validation; their models see
 user and item as fields, ours read the user's other training events too.
 """
 
@@ -155,7 +155,7 @@ def page(found: list[Way], command: str) -> str:
         "Differences, paired by user:",
         "\n".join(difference(base, way, ("auc", "gauc", "log_loss")) for way in others) if base else "",
         PUBLISHED,
-        f"Settings, chosen on validation where the command sets no others: {settings}.",
+        f"Settings, set after six short trials on validation unless the command says otherwise: {settings}.",
         measured_by([one for way in found for one in way.found]),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
