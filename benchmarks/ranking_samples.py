@@ -42,8 +42,8 @@ TRIALS: tuple[dict[str, Any], ...] = (
 )
 """`normalize` is read by the activation unit, `heads` by multi-head.
 
-Declared after eight looks at amazon-beauty (at most 3 epochs, AUC of 1,000 validation requests) at batch size and decay;
-the trials of the peers are those of their defaults, templates and examples, without such looks.
+Declared after eight looks at amazon-beauty (at most 3 epochs, AUC of 1,000 validation requests) at batch size and
+decay; the trials of the peers are those of their defaults, templates and examples, without such looks.
 """
 WINDOW = 32  # requests of a user that share a row
 BATCH = 2048  # candidates of a step
