@@ -137,7 +137,7 @@ class Appended(nn.Module):
         return self.norm(states[last]), [each[-1, :-1] for each in shares or []]
 
 
-_PIECE = 65_536  # events that candidates are appended to, at once
+_PIECE = 16_384  # events that candidates are appended to, at once
 
 
 def _by_row(each: list[Tensor], requests: Requests) -> list[Tensor]:
