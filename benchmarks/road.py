@@ -77,7 +77,8 @@ def cells_of(work: Path, name: str, fingerprint: str, seeds: Sequence[int], chan
     asked += [(chosen.split, MODELS[-1], seed) for seed in seeds or chosen.seeds]
     asked += [(split, BASELINES[0], 1) for split in chosen.refused]
     for split, model, seed in asked:
-        settings = read_by(settings_for(split, model, seed, changes))
+        own = chosen.changes if model == MODELS[-1] else ()
+        settings = read_by(settings_for(split, model, seed, [*own, *changes]))
         depends = json.dumps([fingerprint, settings], sort_keys=True)
         key = hashlib.blake2b(depends.encode(), digest_size=4).hexdigest()
         label = re.sub(r"[^\w.]+", "-", f"{model}-{split}-seed-{seed}-{key}")

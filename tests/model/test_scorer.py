@@ -100,6 +100,10 @@ def test_a_history_that_stands_still_is_scored_once():
     CatalogueScorer(model, dataset).rank(cases, k=2, filter_seen=False)
     assert len(cases) == 33
     assert sum(model.asked) == len(set(cases.user.tolist()))
+    model.asked.clear()
+    model.personal = True  # then two people with one history are two questions
+    CatalogueScorer(model, dataset).rank(cases, k=2, filter_seen=False)
+    assert sum(model.asked) == len(cases)
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -72,6 +72,7 @@ class Ranker(nn.Module):
             self.head = FieldHead(plain, settings)
         else:
             self.head = MlpHead(sum(plain) + width * sizes.count(width), settings)
+        self.personal = settings.user_ids
         self.known: Tensor
         self.register_buffer("known", torch.zeros(shape.items + 1, dtype=torch.bool))
 

@@ -110,7 +110,7 @@ class CatalogueScorer:
         Items the model knows nothing of are read as the unknown one, and a case with one target is asked about at the
         moment of that target.
         """
-        alike = not (self.context or self.uses_request_time)
+        alike = not (self.context or self.uses_request_time or getattr(self.model, "personal", False))
         fresh = ~_repeats(cases, rows) if alike else np.full(len(rows), True)
         histories = gather(self.dataset, *cases.events(rows[fresh], self.window))
         readable = histories.items.where(self.model.known.cpu()[histories.items], 0)

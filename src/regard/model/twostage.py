@@ -29,6 +29,7 @@ class TwoStage(nn.Module):
         self.name, self.known = ranker.name, retriever.known
         self.window = max(retriever.window, ranker.window)
         self.context = tuple(dict.fromkeys([*ranker.context, *retriever.context]))
+        self.personal = ranker.personal
         self.request_time = retriever.request_time or ranker.request_time
 
     @property
