@@ -144,7 +144,8 @@ def publish(chapters: Sequence[Chapter], asked: argparse.Namespace) -> str:
     hardware = machine["processor"] if machine["device"] == "cpu" else machine["device"]
     slug = re.sub(r"[^a-z0-9]+", "-", f"{hardware} {machine['cores']} cores".lower()).strip("-")
     out = asked.out or ROOT / "benchmarks" / "results" / f"road_{slug}_{datetime.date.today():%Y-%m-%d}.md"  # noqa: DTZ011 - the reader's day
-    for path, body in ((out, text), (out.with_suffix(".jsonl"), raw(chapters))):
+    numbers = raw(chapters).replace(str(DATA.resolve()), "DATA")  # where logs lie is nobody's business
+    for path, body in ((out, text), (out.with_suffix(".jsonl"), numbers)):
         with new_file(path) as aside:
             aside.write_text(body, encoding="utf-8")
     print(f"written to {out}", flush=True)

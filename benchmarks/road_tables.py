@@ -51,7 +51,9 @@ def page(chapters: Sequence[Chapter], command: str, changes: Sequence[str]) -> s
     cells = [found for chapter in chapters for _, found, _ in chapter.cells if found]
     day = f"{datetime.date.today():%Y-%m-%d}"  # noqa: DTZ011 - the reader's day
     settings = (
-        f"**Not with the default settings**: {', '.join(changes)}." if changes else "Default settings throughout."
+        f"**Not with the default settings**: {', '.join(changes)}."
+        if changes
+        else "Default settings throughout, but where a log says otherwise."
     )
     head = f"# The road on real data\n\nTables of {day}. {settings}\n\n```sh\n{command}\n```"
     body = "\n".join(_chapter(chapter) for chapter in chapters)
