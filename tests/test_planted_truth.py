@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -13,16 +14,17 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file
 
-from regard import pipeline
+from regard import pipeline, show
 from regard.config import Settings
 from regard.data.batches import Histories
 from regard.data.events import EventLog
 from regard.data.reading import Reading
 from regard.data.sources import Columns
 from regard.data.store import Dataset
-from regard.errors import ProtocolError
+from regard.errors import InputError, ProtocolError
 from regard.evaluate.result import Result
 from regard.model.ranker import Ranker
 from regard.recommend.recommender import Recommender
@@ -222,7 +224,7 @@ def test_a_killed_training_of_a_ranker_resumes_to_the_very_same_weights(
     script = f"""
 import regard.train.loop as loop
 from pathlib import Path
-from regard import pipeline
+from regard import pipeline, show
 from regard.config import Settings
 from regard.model.ranker import Ranker
 loop._CHECKPOINT_SECONDS = 0.0
@@ -255,3 +257,41 @@ pipeline.train({str(tmp_path / "log")!r}, Settings.read(Path({str(tmp_path / "se
         assert torch.equal(value, ended[name]), name
     losses = [[(row["step"], row["loss"]) for row in run.manifest["epochs"]] for run in (resumed, whole)]
     assert losses[0] == losses[1]
+
+
+def test_what_a_person_said_no_to_is_no_history_when_served_either(tmp_path: Path) -> None:
+    """As in training; and two such rankers are compared by figures of which less may be better."""
+    rng, users = np.random.default_rng(5), 40
+    dataset = built(
+        {
+            "user": [f"u{user}" for user in range(users) for _ in range(8)],
+            "item": [f"i{item}" for _ in range(users) for item in rng.permutation(30)[:8]],
+            "time": list(range(8)) * users,
+            "label": rng.integers(0, 2, 8 * users),
+        },
+        time="time",
+        label="label",
+    )
+    for name, rate in (("one", 0.01), ("two", 0.001)):
+        settings = told(data={"labels": "given", "split": "users:0.2"}, train={"learning_rate": rate, "epochs": 1})
+        run = pipeline.train(dataset, settings, tmp_path / name)
+        pipeline.evaluate(run, data=dataset, baselines="none")
+    assert dataset.label is not None
+    yes = dataset.item[dataset.offsets[1] : dataset.offsets[2]][
+        dataset.label[dataset.offsets[1] : dataset.offsets[2]] > 0
+    ]
+    history = Recommender(tmp_path / "one", dataset)._stored(np.array([1]))
+    assert history.items.tolist() == yes.tolist()
+    found = pipeline.compare([tmp_path / "one", tmp_path / "two"], data=None)
+    assert "log_loss|by-user" in found["against"][str(tmp_path / "two")]
+    show.comparison(found, Console(file=io.StringIO()), as_json=False)
+
+
+def test_a_ranker_of_labels_has_no_retriever(tmp_path: Path) -> None:
+    """It re-ranks what people choose next, and half of these events are what they did not choose."""
+    rows = {"user": ["u", "v"] * 20, "item": [f"i{n % 7}" for n in range(40)], "time": list(range(40))}
+    dataset = built(rows | {"label": [0, 1, 1, 0] * 10}, time="time", label="label")
+    first = told(model={"name": "mean"}, train={"epochs": 1})
+    pipeline.train(dataset, first, tmp_path / "first")
+    with pytest.raises(InputError, match="learns given labels"):
+        pipeline.train(dataset, told(), tmp_path / "pair", retriever=tmp_path / "first")

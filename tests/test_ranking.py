@@ -25,6 +25,7 @@ from regard.data.sample import make_shop
 from regard.data.sources import Columns
 from regard.data.store import Dataset
 from regard.evaluate.result import Result
+from regard.model.baseline import BASELINES
 from regard.model.ranker import Ranker
 from regard.model.twostage import TwoStage
 from regard.recommend.recommender import Recommender
@@ -178,6 +179,7 @@ def test_a_pair_is_measured_over_the_catalogue_and_beside_it_its_ranker(shop: Pa
     assert code == 0
     assert "ndcg@10" in json.loads(printed)["metrics"]
     assert regard("compare", shop / "pair", shop / "first", "--on", "test")[0] == 0
+    assert set(pipeline.evaluate(shop / "pair", baselines="all").baselines) == set(BASELINES)
     assert not (shop / "gone").exists()
 
 
@@ -274,6 +276,8 @@ MISTAKES = {
     "no run": (["shop", *RANKER, "--retriever", "nowhere"], "nowhere"),
     "a dataset as retriever": (["shop", *RANKER, "--retriever", "shop"], "run"),
     "a retriever for a retriever": (["shop", "--split", "time:0.9", "--retriever", "first"], "is for --model ranker"),
+    "an interest without a ranker": (["shop", "--interest", "dual"], "--interest is for --model ranker"),
+    "a layer of no size": (["shop", *RANKER, "--set", "model.hidden=0"], "greater than or equal to 1"),
     "a retriever for a baseline": (["shop", "--model", "popular", "--retriever", "first"], "is for --model ranker"),
     "unknown interest": (["shop", *RANKER, "--interest", "mult-head"], "did you mean 'multi-head'"),
     "unknown behaviour": (["shop", *RANKER, "--set", "data.histories=viw:5"], "did you mean 'view'"),

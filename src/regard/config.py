@@ -47,6 +47,9 @@ class DataSettings(Section):
     sampling: Literal["uniform", "popularity"] = Field("uniform", description="how a ranker's negatives are drawn")
 
 
+Size = Annotated[int, Field(ge=1)]
+
+
 class ModelSettings(Section):
     """The shape of the model. Baselines read none of it but `name`."""
 
@@ -80,14 +83,14 @@ class ModelSettings(Section):
     )
     score_hidden: int = Field(0, ge=0, description="hidden size of additive scores; 0 = linear")
     conditioned: bool = Field(False, description="additive scores also read the candidate")
-    unit_hidden: tuple[int, ...] = Field((64, 16), description="hidden sizes of the activation unit; empty = one layer")
+    unit_hidden: tuple[Size, ...] = Field((64, 16), description="hidden sizes of the activation unit; [] = one layer")
     unit_activation: Literal["dice", "prelu", "relu"] = Field("dice", description="activation inside that unit")
     unit_on: Literal["pair", "event"] = Field("pair", description="that unit reads event and candidate, or the event")
     dual_self: Literal["history", "target"] = Field(
         "history", description="dual attention: self-attention in the history, or among a request's candidates"
     )
     head: Literal["mlp", "linear"] = Field("mlp", description="what makes a score of a ranker's features")
-    hidden: tuple[int, ...] = Field((128, 64), description="hidden sizes of a ranker's head")
+    hidden: tuple[Size, ...] = Field((128, 64), description="hidden sizes of a ranker's head")
     outputs: int = Field(1, ge=1, description="outputs of a ranker's head")
     user_ids: bool = Field(False, description="a ranker learns a vector for every user")
     negatives: int = Field(0, ge=0, description="sampled softmax with so many negatives a batch; 0 = full softmax")

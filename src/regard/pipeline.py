@@ -17,6 +17,7 @@ from regard.config import Settings
 from regard.data.describe import describe
 from regard.data.events import EventLog
 from regard.data.items import read_items
+from regard.data.labels import resolve_labels
 from regard.data.sources import Columns, ItemSource, Recipe
 from regard.data.split import Part
 from regard.data.store import KIND as DATASET
@@ -149,6 +150,11 @@ def _first_stage(retriever: Run | str | Path | None, protocol: Protocol) -> Run 
             f"--retriever expects a run of {known}, which learns to find items; got {run.manifest['model']}"
         )
     run.dataset(protocol.dataset)
+    if resolve_labels(protocol.dataset, settings.data.labels).mode != "sampled":
+        raise InputError(
+            "--retriever re-ranks what people choose next, and this ranker learns given labels; train it with "
+            "--set data.labels=sampled, or without a retriever"
+        )
     split = run.manifest["split"]["rule"], own.data.target_behaviours
     if split != (protocol.split.rule, settings.data.target_behaviours):
         raise InputError(
@@ -191,6 +197,7 @@ def evaluate(
     run = run if isinstance(run, Run) else Run.open(run)
     if on not in ("test", "validation"):
         raise InputError(f"--on expects test or validation; got {on!r}")
+    _asked(baselines)
     part: Part = "test" if on == "test" else "validation"
     protocol = Protocol.of(run.dataset(data), run.settings)
     set_threads(run.settings.train.threads)
@@ -206,17 +213,24 @@ def evaluate(
     return Evaluation(stage.name, result, _floor(protocol, part, baselines, stage.name), labelled=labelled)
 
 
-def _floor(protocol: Protocol, part: Part, names: str, own: str) -> dict[str, Result]:
-    """Baselines, each with what validation chose for it."""
-    everything = names == "all"
-    asked = list(BASELINES) if everything else [] if names == "none" else names.split(",")
-    results = {}
+def _asked(names: str) -> list[str]:
+    """Names of baselines, as a person gave them."""
+    asked = list(BASELINES) if names == "all" else [] if names == "none" else names.split(",")
     for name in asked:
         if name not in BASELINES:
             raise InputError(f"there is no baseline {name!r}{nearest(name, BASELINES)}; known: {', '.join(BASELINES)}")
+    return asked
+
+
+def _floor(protocol: Protocol, part: Part, names: str, own: str) -> dict[str, Result]:
+    """Baselines, each with what validation chose for it."""
+    everything = names == "all"
+    results = {}
+    for name in _asked(names):
         if name == own:
             continue
-        settings = protocol.settings.changed([f'model.name="{name}"'])
+        plain = protocol.settings.changed([f'model.name="{name}"', 'train.metric="auto"'])
+        settings = with_metric(plain, protocol.dataset)
         under = Protocol(protocol.dataset, protocol.split, settings, protocol.seen)
         try:
             model, _ = choose(under)

@@ -42,8 +42,8 @@ def test_a_small_steady_lead_is_seen_through_the_noise_between_users():
     assert (lead["low"], lead["high"]) == pytest.approx((0.01, 0.01), abs=1e-6)
     assert lead["relative"] == pytest.approx(0.01 / noise.mean(), rel=1e-4)
     assert lead["above_zero"] == 1
-    assert verdict(lead) == "ahead"
-    assert verdict(found["against"]["c"]["ndcg@10"]) == "unclear"
+    assert verdict("ndcg@10", lead) == "ahead"
+    assert verdict("ndcg@10", found["against"]["c"]["ndcg@10"]) == "unclear"
     assert found["base"] == "a"
     trained = found["against"]["b"]["ndcg@10|trained"]
     assert trained["base"] == pytest.approx(noise[np.arange(499) % 3 != 0].mean())
@@ -65,9 +65,11 @@ def test_a_run_does_not_differ_from_itself():
     values = np.random.default_rng(0).random(499)
     row = compare({"a": result_of(values), "b": result_of(values)})["against"]["b"]["ndcg@10"]
     assert (row["difference"], row["low"], row["high"], row["relative"], row["above_zero"]) == (0, 0, 0, 0, 0)
-    assert verdict(row) == "unclear"
-    assert verdict({"low": None, "high": None}) == "unclear"
-    assert verdict({"low": -0.2, "high": -0.1}) == "behind"
+    assert verdict("ndcg@10", row) == "unclear"
+    assert verdict("ndcg@10", {"low": None, "high": None}) == "unclear"
+    assert verdict("ndcg@10", {"low": -0.2, "high": -0.1}) == "behind"
+    assert verdict("log_loss|by-user|50-sampled", {"low": -0.2, "high": -0.1}) == "ahead"
+    assert verdict("mae|by-user", {"low": 0.1, "high": 0.2}) == "behind"
 
 
 @pytest.mark.parametrize(

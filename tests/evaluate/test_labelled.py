@@ -18,7 +18,7 @@ from reference import dataset_of
 from regard.config import Settings
 from regard.data.requests import evaluation_requests
 from regard.data.split import make_split
-from regard.errors import ProtocolError
+from regard.errors import DivergenceError, ProtocolError
 from regard.evaluate import figures as figures_room
 from regard.evaluate.areas import WeightedAuc, auc_by_user
 from regard.evaluate.compare import compare
@@ -284,5 +284,5 @@ def test_predictions_that_are_no_numbers_or_too_few_are_refused():
     split = make_split(dataset, "leave-one-out")
     requests = evaluation_requests(dataset, split, "test", Settings().changed(["data.labels=sampled"]), negatives=3)
     for answer in (lambda block: np.full(len(block.candidates), np.nan), lambda block: np.ones(len(block))):
-        with pytest.raises(AssertionError, match=re.compile("finite|\\(")):
+        with pytest.raises((AssertionError, DivergenceError), match=re.compile("finite|\\(")):
             collected(SimpleNamespace(probabilities=answer), requests)

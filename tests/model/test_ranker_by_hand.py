@@ -179,3 +179,11 @@ def test_what_evaluation_sees_of_a_ranker() -> None:
     torch.testing.assert_close(torch.from_numpy(chances), model.eval().predict(requests))
     low = RankerScorer(model.float(), torch.device("cpu"), torch.bfloat16).probabilities(requests)
     assert abs(low - chances).max() < 0.1
+
+
+def test_half_precision_does_not_make_candidates_tie() -> None:
+    model, requests = ranker("target").float(), draw([5, 9, 2])
+    with torch.autocast("cpu", torch.bfloat16):
+        found = model(requests).logits
+    assert found.dtype == torch.float32
+    assert not torch.equal(found, found.bfloat16().float())

@@ -63,6 +63,8 @@ def train(
     }
     changes = [f'{name}="{value}"' for name, value in given.items() if value] + (assignments or [])
     settings = pipeline.settings_from(config, changes)
+    if interest and settings.model.name != "ranker":
+        raise InputError(f"--interest is for --model ranker, and this is {settings.model.name}; leave one of them out")
     try:
         shown = None if quiet or as_json else told
         trained = pipeline.train(dataset, settings, run, resume=resume, console=shown, retriever=retriever)

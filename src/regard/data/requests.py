@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
+import torch
 
 from regard.config import Settings
 from regard.data.asked import Candidates, Requests, Writer, check
@@ -161,7 +163,7 @@ class EvaluationRequests:
             for first, last in itertools.pairwise(bounds):
                 members = ranges(low[first:last], high[first:last])
                 lengths = np.diff(members[1])
-                yield self.writer.write(
+                written = self.writer.write(
                     members,
                     np.arange(len(lengths) + 1),
                     np.stack([np.zeros_like(lengths), lengths], axis=1),
@@ -170,6 +172,10 @@ class EvaluationRequests:
                     candidates.part(first, last),
                     log_rates,
                 )
+                if written.context is not None:  # several targets have no moment in common
+                    alone = np.diff(cases.target_offsets)[picked[first:last]] == 1
+                    written = replace(written, context=written.context * torch.from_numpy(alone)[:, None])
+                yield written
 
     def _candidates(self, picked: Int64, number: int) -> tuple[Candidates, Float32 | None]:
         """Candidates of the cases at `picked`; negatives depend on seed and chunk, never on the window."""

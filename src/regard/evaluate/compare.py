@@ -53,12 +53,16 @@ def compare(results: Mapping[str, Result], *, bootstrap: int = 1000, seed: int =
     return {"base": base, "against": against, "protocol": stated}
 
 
-def verdict(numbers: Mapping[str, float | None]) -> str:
+ERRORS = ("log_loss", "calibration_error", "rmse", "mae")
+"""Metrics of which less is better."""
+
+
+def verdict(metric: str, numbers: Mapping[str, float | None]) -> str:
     """Return `ahead`, `behind` or `unclear` for one metric of a comparison; unclear = the interval holds zero."""
     low, high = numbers["low"], numbers["high"]
-    if low is None or high is None:
+    if low is None or high is None or low <= 0 <= high:
         return "unclear"
-    return "ahead" if low > 0 else "behind" if high < 0 else "unclear"
+    return "ahead" if (low > 0) != (metric.partition("|")[0] in ERRORS) else "behind"
 
 
 def _check(base: str, first: Result, name: str, other: Result) -> None:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from regard.data.requests import EvaluationRequests, LabelRule, Requests
 from regard.data.split import Split
 from regard.data.store import Dataset
+from regard.errors import DivergenceError
 from regard.evaluate.bootstrap import LEVEL
 from regard.evaluate.figures import (
     BINS,
@@ -48,7 +49,8 @@ def collected(scorer: LabelledScorer, requests: EvaluationRequests) -> Labelled:
     for block in requests:
         predicted = np.asarray(scorer.probabilities(block), np.float64)
         assert predicted.shape == block.labels.shape, (predicted.shape, block.labels.shape)
-        assert np.isfinite(predicted).all(), "a prediction is not finite"
+        if not np.isfinite(predicted).all():
+            raise DivergenceError("the ranker gives predictions that are not finite; try a lower train.learning_rate")
         labels.append(block.labels.numpy().astype(np.float64))
         predictions.append(predicted)
         owners.append(block.users[block.request_of_candidate].numpy())
@@ -190,7 +192,8 @@ def _stated(data: Labelled, requests: EvaluationRequests, dataset: Dataset, spli
         "candidates": offered,
         "negatives": sampled,
         "negatives_seed": requests.seed,
-        "seen": "filter" if requests.rule.sampled else "keep",
+        "seen": "no negative is in the history; targets may be" if requests.rule.sampled else "keep",
+        "targets_in_history": int(requests.cases.in_history(dataset.item).sum()),
         "ties": "count half",
         "users": len(data.users),
         "cases": data.requests,

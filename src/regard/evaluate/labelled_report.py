@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from rich import box
 from rich.console import Group
 from rich.table import Table
@@ -62,4 +64,4 @@ def _lines(result: Result) -> list[str]:
 
 def _interval(number: Number) -> str:
     low, high = number["low"], number["high"]
-    return "" if low is None or high is None else f"{low:.4f}-{high:.4f}".replace("0.", ".")
+    return "" if low is None or high is None else re.sub(r"(?<!\d)0\.", ".", f"{low:.4f}-{high:.4f}")

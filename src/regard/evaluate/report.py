@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -115,7 +116,7 @@ def comparison_tables(comparison: Mapping[str, Any]) -> Group:
         for key, row in metrics.items():
             if not _tells(key, [metrics]):
                 continue
-            word = verdict(row)
+            word = verdict(key, row)
             table.add_row(
                 key.replace("|", "\n|"),
                 _point(row["base"]),
@@ -146,7 +147,8 @@ def _tells(key: str, rows: Sequence[Mapping[str, Any]]) -> bool:
     """Say whether a metric differs from those that often agree with it: recall, and the trained targets only."""
     plain, bar, _ = key.partition("|")
     twins = [plain] * bool(bar) + [key.replace("recall", "hit_rate")] * key.startswith("recall")
-    return all(any(row[twin] != row[key] for row in rows) for twin in twins)
+    there = [twin for twin in twins if all(twin in row for row in rows)]
+    return all(any(row[twin] != row[key] for row in rows) for twin in there)
 
 
 def _against_best(name: str, result: Result, best: str, baseline: Result, key: str) -> str:
@@ -161,7 +163,7 @@ def _against_best(name: str, result: Result, best: str, baseline: Result, key: s
         "ahead": f"{name} is ahead of the best baseline, {best}: {key} {numbers}.",
         "unclear": f"{name} and the best baseline, {best}, cannot be told apart: {key} {numbers}.",
         "behind": f"A baseline wins: {best} is ahead of {name}, whose {key} differs by {numbers}.",
-    }[verdict(row)]
+    }[verdict(key, row)]
 
 
 def _cut(key: str) -> int:
@@ -178,7 +180,7 @@ def _percent(share: float | None, sign: str = "") -> str:
 
 def _interval(number: Number) -> str:
     low, high = number["low"], number["high"]
-    return "" if low is None or high is None else f"{low:.4f}-{high:.4f}".replace("0.", ".")
+    return "" if low is None or high is None else re.sub(r"(?<!\d)0\.", ".", f"{low:.4f}-{high:.4f}")
 
 
 def _cell(number: Number, best: float | None, key: str) -> Text:

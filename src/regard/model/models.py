@@ -35,7 +35,7 @@ def build(settings: Settings, shape: Shape) -> Retriever | Ranker | Baseline:
         return BASELINES[name](shape.items)
     if name == "ranker":
         check_ranker(settings.model)
-        return Ranker(shape, settings.model, squared=settings.data.labels == "value")
+        return Ranker(shape, settings.model, squared=settings.data.labels.strip() == "value")
     check_shape(settings.model)
     return Retriever(shape, settings.model)
 

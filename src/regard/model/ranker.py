@@ -88,11 +88,14 @@ class Ranker(nn.Module):
         candidates = functional.embedding(requests.candidates, table)
         interests, events = self._interests(requests, candidates, table, return_weights)
         features = [candidates, *interests, *self._moment(requests)]
-        if isinstance(self.head, FieldHead):
-            logits, fields = self.head(features, return_weights)
-            return Ranked(logits, events, fields)
-        products = [candidates * interest for interest in interests if interest.shape == candidates.shape]
-        return Ranked(self.head(torch.cat([*features, *products], 1)), events, None)
+        with torch.autocast(candidates.device.type, enabled=False):  # in half precision candidates would tie
+            plain = [each.to(torch.promote_types(each.dtype, torch.float32)) for each in features]
+            if isinstance(self.head, FieldHead):
+                logits, fields = self.head(plain, return_weights)
+                return Ranked(logits, events, fields)
+            read = plain[1 : 1 + len(interests)]
+            products = [plain[0] * interest for interest in read if interest.shape == candidates.shape]
+            return Ranked(self.head(torch.cat([*plain, *products], 1)), events, None)
 
     def _interests(
         self, requests: Requests, candidates: Tensor, table: Tensor, return_weights: bool
@@ -262,4 +265,5 @@ def _moments(histories: Histories) -> Tensor:
 
 
 def _table(rows: int, width: int) -> nn.Parameter:
-    return nn.Parameter(torch.randn(rows + 1, width) * 0.01)
+    """Rows that say nothing until something is learned of them: who was never met in training stays neutral."""
+    return nn.Parameter(torch.zeros(rows + 1, width))

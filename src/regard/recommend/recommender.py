@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,8 @@ import torch
 from torch import Tensor
 
 from regard.data.batches import Histories, asked_at, gather, newest
-from regard.data.cases import Int64, ranges
+from regard.data.cases import Bool, Int64, ranges
+from regard.data.labels import resolve_history, resolve_labels
 from regard.data.store import Dataset
 from regard.errors import InputError, nearest
 from regard.model.baseline import BASELINES
@@ -196,7 +198,19 @@ class Recommender:
         if self.dataset.part is not None and self.dataset.time is not None:
             owner = np.repeat(np.arange(len(users)), np.diff(offsets))
             events = events[np.lexsort((self.dataset.time[events], owner))]
+        if self._positive is not None:
+            kept = self._positive[events]
+            events, offsets = events[kept], np.concatenate([[0], np.cumsum(kept)])[offsets]
         return replace(gather(self.dataset, events, offsets), users=torch.from_numpy(users))
+
+    @cached_property
+    def _positive(self) -> Bool | None:
+        """The events (N,) that a ranker of labels reads: those of which the label says yes; None = all."""
+        data = self.run.settings.data
+        if self.run.manifest["model"] != "ranker":
+            return None
+        rule = resolve_labels(self.dataset, data.labels)
+        return rule.positive(self.dataset) if resolve_history(rule, data.history) == "positive" else None
 
     def _indexes(self, ids: Iterable[str], where: str, notes: list[str]) -> list[int]:
         """Look ids up; unknown ones are skipped and named in a note."""

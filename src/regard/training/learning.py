@@ -15,6 +15,7 @@ from regard.data.requests import RequestBatches
 from regard.data.shape import Shape
 from regard.data.vocabulary import collision_line
 from regard.errors import SettingsError, nearest
+from regard.evaluate.compare import ERRORS
 from regard.model.models import build
 from regard.model.ranker import Ranker, RankerScorer
 from regard.model.retriever import Retriever
@@ -24,7 +25,6 @@ from regard.training.baselines import told
 from regard.training.protocol import Protocol, check_learnable, median_gap
 
 Validate = Callable[[], dict[str, Any]]
-ERRORS = ("log_loss", "calibration_error", "rmse", "mae")
 """Figures of which less is better."""
 
 
