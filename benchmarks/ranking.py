@@ -114,7 +114,7 @@ class Comparison:
         """Name a cell: its key depends on the samples, on the declared trial, and on all that its script is told."""
         told = [*side.words, "--trial", str(trial), "--seed", str(seed)]
         told += ["--precision", self.asked.precision.get(side.name, "float32")]
-        for name in ("epochs", "watch", "threads", "device"):
+        for name in ("epochs", "patience", "watch", "threads", "device"):
             told += [f"--{name}", str(getattr(self.asked, name))]
         key = key_of(self.content, side.trials[trial - 1], told)
         folder = self.asked.work / self.name / f"{side.name}-{trial}-seed-{seed}-{key}"
@@ -212,6 +212,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=numbers, default=[0, 1, 2])
     parser.add_argument("--trials", type=numbers, default=list(TRIALS))
     parser.add_argument("--epochs", type=int, default=10, help="at most")
+    parser.add_argument("--patience", type=int, default=2, help="epochs without a better validation AUC")
     parser.add_argument("--watch", type=int, default=0, help="validation requests that decide when to stop; 0 = all")
     parser.add_argument("--sample", type=float, default=1.0, help="share of users")
     parser.add_argument("--threads", type=int, default=1)

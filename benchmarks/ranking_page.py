@@ -20,7 +20,8 @@ def page(chapters: Sequence[str], found: Sequence[Mapping[str, Any]], command: s
     """Return the whole page."""
     versions = {name: number for one in found for name, number in one["versions"].items()}
     protocol = (
-        f"At most {found[0]['options']['epochs']} epochs. In brackets the 95 % interval over users, then, with several "
+        f"At most {found[0]['options']['epochs']} epochs, stopped after {found[0]['options']['patience']} without a better "
+        "validation AUC. In brackets the 95 % interval over users, then, with several "
         "seeds, the range of their values; differences are those of the means over seeds, paired by user. Rows are "
         "candidates that enter the loss, seconds those of learning, core-seconds those that the processor worked."
     )
