@@ -19,11 +19,12 @@ BAR_DIFFERENCE, BAR_SPEED = -0.005, 3.0
 def page(chapters: Sequence[str], found: Sequence[Mapping[str, Any]], command: str) -> str:
     """Return the whole page."""
     versions = {name: number for one in found for name, number in one["versions"].items()}
+    options = found[0]["options"]
     protocol = (
-        f"At most {found[0]['options']['epochs']} epochs, stopped after {found[0]['options']['patience']} without a better "
-        "validation AUC. In brackets the 95 % interval over users, then, with several "
-        "seeds, the range of their values; differences are those of the means over seeds, paired by user. Rows are "
-        "candidates that enter the loss, seconds those of learning, core-seconds those that the processor worked."
+        f"At most {options['epochs']} epochs, stopped after {options['patience']} without a better validation AUC. In "
+        "brackets the 95 % interval over users, then, with several seeds, the range of their values; differences are "
+        "those of the means over seeds, paired by user. Rows are candidates that enter the loss, seconds those of "
+        "learning, core-seconds those that the processor worked."
     )
     head = ["# Rankers beside the DIN of three libraries", f"```sh\n{command}\n```", protocol]
     return "\n\n".join([*head, *chapters, measured_by(found), f"Versions: {_told(versions)}."]) + "\n"
