@@ -1,0 +1,288 @@
+"""Vectors by id from tables and objects: joined by id or refused, and nothing is run untrusted."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from safetensors.numpy import save_file
+
+from regard.data.vectors import read_vectors
+from regard.data.vectortable import read_ids
+from regard.errors import InputError
+
+IDS = ["b", "a", "7", "ü"]
+MATRIX = np.arange(20, dtype=np.float32).reshape(4, 5) - 7.5
+WANTED = ["ü", "new", "a"]
+
+
+def save(folder: Path, form: str, matrix: np.ndarray = MATRIX, ids: list[str] = IDS) -> tuple[Path, Any]:
+    """Write vectors in a format; return the path and the id file that it needs."""
+    path, names = folder / "vectors", folder / "ids.txt"
+    names.write_text("".join(f"{one}\n" for one in ids), "utf-8")
+    if form == "npy":
+        with path.open("wb") as file:
+            np.save(file, matrix)
+        return path, names
+    if form.startswith("npz"):
+        told = {"ids": np.array(ids)} if form == "npz" else {}
+        with path.open("wb") as file:
+            np.savez(file, vectors=matrix, **told)
+        return path, None if told else names
+    if form.startswith("safetensors"):
+        told = {"ids": json.dumps(ids)} if form == "safetensors" else None
+        save_file({"embedding": np.ascontiguousarray(matrix)}, path, metadata=told)
+        return path, None if told else names
+    column = pa.array(list(matrix), pa.list_(pa.float32()))
+    if form == "parquet of fixed lists":
+        column = column.cast(pa.list_(pa.float32(), matrix.shape[1]))
+    pq.write_table(pa.table({"title": ["x"] * len(ids), "id": ids, "vector": column}), path, row_group_size=3)
+    return path, None
+
+
+FORMS = ["npy", "npz", "npz and ids", "safetensors", "safetensors and ids", "parquet", "parquet of fixed lists"]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
+def test_rows_are_joined_by_id(tmp_path: Path, form: str, kind: type) -> None:
+    path, ids = save(tmp_path, form, MATRIX.astype(kind))
+    found = read_vectors(path, WANTED, ids=ids)
+    np.testing.assert_array_equal(found.matrix, np.stack([MATRIX[3], np.zeros(5, "f4"), MATRIX[1]]))
+    assert (found.keys, found.known.tolist(), found.width) == (tuple(WANTED), [True, False, True], 5)
+    assert (found.report.read, found.report.found, found.report.wanted) == (4, 2, 3)
+    assert found.report.format == form.split(" ")[0]
+    json.dumps(found.report.as_dict())
+    order = [2, 0, 3, 1]  # whatever the order of the rows
+    other, ids = save(tmp_path, form, MATRIX[order].astype(kind), [IDS[at] for at in order])
+    np.testing.assert_array_equal(read_vectors(other, WANTED, ids=ids).matrix, found.matrix)
+
+
+def test_unknown_rows_may_be_the_mean() -> None:
+    found = read_vectors(dict(zip(IDS, MATRIX, strict=True)), WANTED)
+    np.testing.assert_allclose(found.filled()[1], (MATRIX[3] + MATRIX[1]) / 2)
+    np.testing.assert_array_equal(found.filled(np.ones(5))[1], np.ones(5))
+    np.testing.assert_array_equal(found.matrix[1], np.zeros(5))
+    nothing = read_vectors({"x": [1.0, 2.0]}, ["y"])
+    np.testing.assert_array_equal(nothing.filled(), [[0.0, 0.0]])
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_repeated_ids_keep_the_first_row(tmp_path: Path, form: str) -> None:
+    path, ids = save(tmp_path, form, MATRIX, ["a", "b", "a", "c"])
+    found = read_vectors(path, ["a"], ids=ids)
+    np.testing.assert_array_equal(found.matrix[0], MATRIX[0])
+    assert found.report.duplicates == 1
+
+
+def test_a_wanted_id_twice_has_its_row_twice(tmp_path: Path) -> None:
+    path, ids = save(tmp_path, "npy")
+    found = read_vectors(path, ["a", "b", "a"], ids=ids)
+    np.testing.assert_array_equal(found.matrix, MATRIX[[1, 0, 1]])
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_ids_must_be_one_for_each_row(tmp_path: Path, form: str) -> None:
+    if "parquet" in form:
+        return
+    path, ids = save(tmp_path, form, MATRIX, [*IDS, "more"])
+    with pytest.raises(InputError, match="4 rows, but there are 5 ids"):
+        read_vectors(path, WANTED, ids=ids)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_nan_in_a_wanted_row_is_refused_with_its_row(tmp_path: Path, form: str) -> None:
+    matrix = MATRIX.copy()
+    matrix[3, 1] = np.nan
+    path, ids = save(tmp_path, form, matrix)
+    with pytest.raises(InputError, match="row 4: the vector of 'ü' holds nan or inf"):
+        read_vectors(path, WANTED, ids=ids)
+    assert read_vectors(path, ["a"], ids=ids).known.all()
+
+
+@pytest.mark.parametrize("form", ["npy", "npz and ids", "safetensors and ids"])
+def test_rows_without_names_need_ids(tmp_path: Path, form: str) -> None:
+    path, _ = save(tmp_path, form)
+    with pytest.raises(InputError, match="ids"):
+        read_vectors(path, WANTED)
+
+
+def test_ids_come_in_lines_or_json(tmp_path: Path) -> None:
+    file = tmp_path / "ids"
+    for content in ("b\na\n7\nü\n", "b\r\na\r\n7\r\nü", "\ufeffb\na\n7\nü\n", json.dumps(IDS)):
+        file.write_bytes(content.encode())
+        assert [one.decode() for one in read_ids(file)] == IDS
+    file.write_text(json.dumps({"a": 1, "b": 0, "7": 2, "ü": 3}))
+    assert [one.decode() for one in read_ids(file)] == IDS
+    file.write_text("[PAD]\n\nx\n")
+    assert read_ids(file) == [b"[PAD]", b"", b"x"]  # a blank line has a row
+    file.write_text(json.dumps({"a": 1, "b": 1}))
+    with pytest.raises(InputError, match="rows 0 to 1"):
+        read_ids(file)
+    with pytest.raises(InputError, match="cannot read the ids"):
+        read_ids(tmp_path / "nowhere")
+
+
+def test_whole_numbers_are_ids(tmp_path: Path) -> None:
+    path = tmp_path / "v"
+    with path.open("wb") as file:
+        np.savez(file, ids=np.array([3, 1]), embeddings=MATRIX[:2])
+    np.testing.assert_array_equal(read_vectors(path, ["1"]).matrix, MATRIX[1:2])
+    pq.write_table(pa.table({"item": [3, 1], "v": list(MATRIX[:2])}), path)
+    np.testing.assert_array_equal(read_vectors(path, ["1"]).matrix, MATRIX[1:2])
+
+
+def test_parquet_rows_without_id_or_vector_are_counted(tmp_path: Path) -> None:
+    path = tmp_path / "v"
+    pq.write_table(pa.table({"id": ["a", None, "c"], "vector": [None, [1.0, 2.0], [3.0, 4.0]]}), path)
+    found = read_vectors(path, ["a", "c"])
+    assert (found.known.tolist(), found.report.read) == ([False, True], 3)
+    assert found.report.notes == ("2 rows have no id or no vector",)
+    pq.write_table(pa.table({"id": ["a", "b", "c"], "vector": [[1.0, 2.0], None, [3.0]]}), path)
+    with pytest.raises(InputError, match="row 3: 1 numbers, expected 2"):
+        read_vectors(path, ["a"])
+    for columns, words in (
+        ({"id": ["a"], "x": [1.0]}, "one column of lists, came none"),
+        ({"p": ["a"], "q": ["b"], "v": [[1.0]]}, "one column of ids, came one of p, q"),
+    ):
+        pq.write_table(pa.table(columns), path)
+        with pytest.raises(InputError, match=words):
+            read_vectors(path, ["a"])
+
+
+def test_what_is_not_a_file_of_vectors_is_refused(tmp_path: Path) -> None:
+    cases: list[tuple[Any, str]] = [
+        (tmp_path, "is a folder"),
+        (tmp_path / "nowhere", "does not exist"),
+        (7, "cannot be read from int"),
+        ({"a": [1.0], "b": [1.0, 2.0]}, "one width"),
+        ({}, "of shape"),
+    ]
+    for source, words in cases:
+        with pytest.raises(InputError, match=words):
+            read_vectors(source, ["a"])
+    text = tmp_path / "glove"
+    text.write_text("a 1 2\n")
+    with pytest.raises(InputError, match="leave out ids"):
+        read_vectors(text, ["a"], ids=["a"])
+    for form in ("npy", "npz", "safetensors", "parquet"):
+        path, ids = save(tmp_path, form)
+        path.write_bytes(path.read_bytes()[:-30])
+        with pytest.raises(InputError, match="cannot read"):
+            read_vectors(path, ["a"], ids=ids)
+
+
+def test_python_objects_in_arrays_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "v"
+    with path.open("wb") as file:
+        np.save(file, np.array([{"a": 1}], object), allow_pickle=True)
+    with pytest.raises(InputError, match="Python objects"):
+        read_vectors(path, ["a"], ids=["a"])
+    with path.open("wb") as file:
+        np.savez(file, ids=np.array(["a", None], object), vectors=MATRIX[:2])
+    with pytest.raises(InputError, match=r"Python objects.*dtype=str"):
+        read_vectors(path, ["a"])
+    with path.open("wb") as file:
+        np.save(file, np.array([["a"]]))
+    with pytest.raises(InputError, match="expected numbers"):
+        read_vectors(path, ["a"], ids=["a"])
+
+
+class Keyed(SimpleNamespace):
+    """What gensim's `KeyedVectors` shows."""
+
+
+KEYED = Keyed(index_to_key=IDS, vectors=MATRIX)
+
+
+@pytest.mark.parametrize("source", [KEYED, SimpleNamespace(wv=KEYED)])
+def test_gensims_objects_are_read_without_gensim(source: object) -> None:
+    found = read_vectors(source, WANTED)
+    np.testing.assert_array_equal(found.matrix[[0, 2]], MATRIX[[3, 1]])
+    assert found.report.format == "gensim KeyedVectors"
+
+
+def gensim(monkeypatch: pytest.MonkeyPatch, **parts: object) -> None:
+    """Put a stand-in for gensim in its place, or nothing that can be imported."""
+    for name in ("gensim", "gensim.models", "gensim.models.fasttext", "gensim.downloader"):
+        module = ModuleType(name)
+        vars(module).update(parts)
+        monkeypatch.setitem(sys.modules, name, module if parts else None)
+    if parts:
+        sys.modules["gensim"].downloader = sys.modules["gensim.downloader"]  # type: ignore[attr-defined]
+
+
+def pickled(folder: Path) -> Path:
+    path = folder / "vectors.kv"
+    path.write_bytes(b"\x80\x04\x95" + bytes(40))
+    return path
+
+
+def test_pickles_need_trust_and_gensim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[str] = []
+
+    def load(path: str) -> object:
+        loaded.append(path)
+        return SimpleNamespace(wv=KEYED)
+
+    gensim(monkeypatch, KeyedVectors=SimpleNamespace(load=load))
+    with pytest.raises(InputError, match=r"pickle.*--trust"):
+        read_vectors(pickled(tmp_path), WANTED)
+    assert not loaded
+    assert read_vectors(pickled(tmp_path), WANTED, trust=True).known.tolist() == [True, False, True]
+    gensim(monkeypatch)
+    with pytest.raises(InputError, match=r"pip install 'regard\[gensim\]'"):
+        read_vectors(pickled(tmp_path), WANTED, trust=True)
+
+
+def test_the_downloader_needs_trust_gensim_and_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(name: str) -> object:
+        if name == "offline":
+            raise OSError("no route to host")
+        if name == "nothing":
+            raise ValueError("unknown")
+        return KEYED
+
+    gensim(monkeypatch, load=load)
+    with pytest.raises(InputError, match=r"run it.*--trust"):
+        read_vectors("gensim:glove-wiki-gigaword-100", WANTED)
+    assert read_vectors("gensim:glove-wiki-gigaword-100", WANTED, trust=True).report.found == 2
+    with pytest.raises(InputError, match=r"no route to host.*give its path"):
+        read_vectors("gensim:offline", WANTED, trust=True)
+    with pytest.raises(InputError, match="does not know 'nothing'"):
+        read_vectors("gensim:nothing", WANTED, trust=True)
+    gensim(monkeypatch)
+    with pytest.raises(InputError, match="needs gensim"):
+        read_vectors("gensim:glove-wiki-gigaword-100", WANTED, trust=True)
+
+
+def test_native_fasttext_goes_through_gensim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "model.bin"
+    path.write_bytes((793712314).to_bytes(4, "little") + bytes(60))
+    gensim(monkeypatch, load_facebook_vectors=lambda path: KEYED)
+    assert read_vectors(path, WANTED).report.format == "fasttext"
+    gensim(monkeypatch)
+    with pytest.raises(InputError, match="native fastText model, which needs gensim"):
+        read_vectors(path, WANTED)
+
+
+def test_real_gensim_agrees(real_data: Callable[[str], Path], tmp_path: Path) -> None:
+    models = pytest.importorskip("gensim.models")
+    path = real_data("word-vectors/formats/word2vec_pre_kv_c")
+    theirs = models.KeyedVectors.load_word2vec_format(str(path))
+    wanted = theirs.index_to_key[:50]
+    np.testing.assert_array_equal(read_vectors(path, wanted).matrix, read_vectors(theirs, wanted).matrix)
+    theirs.save(str(tmp_path / "saved.kv"))
+    again = read_vectors(tmp_path / "saved.kv", wanted, trust=True)
+    np.testing.assert_array_equal(again.matrix, theirs[wanted])
+    native = read_vectors(real_data("word-vectors/formats/lee_fasttext.bin"), ["the", "to"])
+    text = read_vectors(real_data("word-vectors/formats/lee_fasttext.vec"), ["the", "to"])
+    np.testing.assert_allclose(native.matrix, text.matrix, atol=1e-4)
