@@ -234,7 +234,9 @@ def test_pieces_without_gradients_equal_the_pass_with_them(
         torch.testing.assert_close(found, expected)
 
 
-def test_dice_is_its_formula_over_the_rows_given() -> None:
+@pytest.mark.parametrize("piece", [4, 2048])
+def test_dice_is_its_formula_over_the_rows_given(monkeypatch: pytest.MonkeyPatch, piece: int) -> None:
+    monkeypatch.setattr(unit, "_PIECE", piece)
     dice = Dice(3).double()
     dice.alpha.data.uniform_()
     x = torch.randn(11, 3, dtype=torch.float64, requires_grad=True)
@@ -256,6 +258,39 @@ def test_dice_is_its_formula_over_the_rows_given() -> None:
     dice.eval()
     with torch.no_grad():
         torch.testing.assert_close(dice.frozen()(x.clone()), dice(x))
+
+
+@pytest.mark.parametrize("on", ["pair", "event"])
+def test_training_in_pieces_has_the_values_and_gradients_of_training_at_once(
+    monkeypatch: pytest.MonkeyPatch, on: str
+) -> None:
+    torch.manual_seed(0)
+    form = ActivationUnit(WIDTH, (7, 5), on=on).double().train()
+    candidates, events, rows = vectors()
+    del rows["request_offsets"]
+    tensors = [events, *[candidates] * (on == "pair"), *form.parameters()]
+    found = []
+    for piece in (2048, 3):
+        monkeypatch.setattr(unit, "_PIECE", piece)
+        ours = form(candidates, events, **rows)[0]
+        found.append([ours, *torch.autograd.grad(ours.pow(2).sum(), tensors)])
+    torch.testing.assert_close(found[1], found[0])
+
+
+def test_half_precision_trains_close_to_full_precision() -> None:
+    torch.manual_seed(0)
+    form = ActivationUnit(WIDTH, (16,)).train()
+    candidates, events, rows = vectors()
+    del rows["request_offsets"]
+    candidates, events = (each.detach().float().requires_grad_() for each in (candidates, events))
+    found = []
+    for half in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            ours = form(candidates, events, **rows)[0].float()
+        found.append([ours, *torch.autograd.grad(ours.pow(2).sum(), [candidates, events, form.layers[0].weight])])
+    for full, half in zip(*found, strict=True):
+        assert half.dtype == torch.float32
+        assert (full - half).norm() < 0.03 * full.norm()
 
 
 def test_statistics_in_training_are_those_of_real_pairs_only() -> None:

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from regard.config import ModelSettings
 from regard.data.batches import Histories
+from regard.model.dropout import Dropout
 from regard.model.items import unit_rows
 
 GAP_BUCKETS = 32
@@ -30,7 +31,7 @@ class EventEmbedding(nn.Module):
         self.behaviour = unit_rows(n_behaviours + 1, width) if settings.behaviours and n_behaviours > 1 else None
         self.gap = unit_rows(GAP_BUCKETS, width) if settings.time_gaps else None
         self.wait = unit_rows(GAP_BUCKETS, width) if settings.request_time else None
-        self.dropout = nn.Dropout(settings.dropout)
+        self.dropout = Dropout(settings.dropout)
 
     def forward(self, histories: Histories, table: Tensor) -> Tensor:
         """Embed every event by the item table (n_items + 1, width); histories hold at most `window` events each."""

@@ -14,6 +14,7 @@ from torch.nn import functional
 from regard.config import ModelSettings
 from regard.model.attend import attend
 from regard.model.attention import Angles
+from regard.model.dropout import Dropout
 from regard.model.positions import PlacedSelfAttention
 from regard.model.recurrent import Encoded, GatedRecurrent, LongShortTerm, SequenceToSequence
 
@@ -48,7 +49,7 @@ class Block(nn.Module):
         self.norms = nn.ModuleList([nn.LayerNorm(width), nn.LayerNorm(width)])
         self.attention = PlacedSelfAttention(settings, causal)
         self.feed_forward = FeedForward(width, int(settings.expansion * width), settings.feed_forward == "gated")
-        self.dropout = nn.Dropout(settings.dropout)
+        self.dropout = Dropout(settings.dropout)
 
     def forward(
         self, states: Tensor, offsets: Tensor, angles: Angles | None, return_weights: bool
@@ -87,7 +88,7 @@ class PrefixPooling(nn.Module):
 
     def __init__(self, settings: ModelSettings) -> None:
         super().__init__()
-        self.dropout = nn.Dropout(settings.dropout)
+        self.dropout = Dropout(settings.dropout)
         self.norm = nn.LayerNorm(settings.width)
 
     def scores(self, states: Tensor) -> Tensor:

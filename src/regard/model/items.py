@@ -15,6 +15,8 @@ from regard.data.shape import Shape
 from regard.data.store import Dataset
 from regard.data.vocabulary import collisions
 
+_RANKED = 0.01  # a ranker learns less by heart from vectors that start small: docs/log.md
+
 
 class ItemTable(nn.Module):
     """Item vectors: of the id, plus one of each attribute, so that what is alike shares what is learned.
@@ -35,7 +37,8 @@ class ItemTable(nn.Module):
         forms = dict(sorted(shape.attributes.items()))
         self.categories = [name for name, form in forms.items() if form.kind == "category"]
         self.measured = {name: form.size for name, form in forms.items() if form.kind != "category"}
-        self.item = unit_rows((rows or shape.items) + 1, width)
+        scale = settings.item_scale or (_RANKED if settings.name == "ranker" else 1.0)
+        self.item = unit_rows((rows or shape.items) + 1, width, scale)
         self.values = nn.ParameterList([unit_rows(forms[name].size + 1, width) for name in self.categories])
         self.directions = nn.Parameter(self._directions(width)) if self.measured else None
         self.hashes: Tensor | None
@@ -87,6 +90,6 @@ class ItemTable(nn.Module):
         return rows / math.sqrt(hashes.shape[1])
 
 
-def unit_rows(count: int, width: int) -> nn.Parameter:
-    """Rows of length about one: with the final norm, logits then start near zero mean and unit spread."""
-    return nn.Parameter(torch.randn(count, width) * width**-0.5)
+def unit_rows(count: int, width: int, scale: float = 1.0) -> nn.Parameter:
+    """Rows of length about `scale`: with the final norm and 1, logits start near zero mean and unit spread."""
+    return nn.Parameter(torch.randn(count, width) * (scale * width**-0.5))

@@ -19,6 +19,7 @@ from regard.data.batches import Histories
 from regard.data.requests import Requests
 from regard.data.shape import Shape
 from regard.model.attention import AdditivePooling
+from regard.model.dropout import Dropout
 from regard.model.embedding import FORGOTTEN, EventEmbedding
 from regard.model.interest import build_interest
 from regard.model.items import ItemTable
@@ -88,14 +89,13 @@ class Ranker(nn.Module):
         candidates = functional.embedding(requests.candidates, table)
         interests, events = self._interests(requests, candidates, table, return_weights)
         features = [candidates, *interests, *self._moment(requests)]
-        with torch.autocast(candidates.device.type, enabled=False):  # in half precision candidates would tie
-            plain = [each.to(torch.promote_types(each.dtype, torch.float32)) for each in features]
-            if isinstance(self.head, FieldHead):
-                logits, fields = self.head(plain, return_weights)
-                return Ranked(logits, events, fields)
-            read = plain[1 : 1 + len(interests)]
-            products = [plain[0] * interest for interest in read if interest.shape == candidates.shape]
-            return Ranked(self.head(torch.cat([*plain, *products], 1)), events, None)
+        plain = [each.to(torch.promote_types(each.dtype, torch.float32)) for each in features]
+        if isinstance(self.head, FieldHead):
+            logits, fields = self.head(plain, return_weights)
+            return Ranked(logits, events, fields)
+        read = plain[1 : 1 + len(interests)]
+        products = [plain[0] * interest for interest in read if interest.shape == candidates.shape]
+        return Ranked(self.head(torch.cat([*plain, *products], 1)), events, None)
 
     def _interests(
         self, requests: Requests, candidates: Tensor, table: Tensor, return_weights: bool
@@ -200,19 +200,26 @@ _PAIRS = 2**23  # and pairs of a candidate and an event
 
 
 class MlpHead(nn.Module):
-    """Linear maps with PReLU (He et al. 2015, arXiv 1502.01852) and dropout between them."""
+    """Linear maps with PReLU (He et al. 2015, arXiv 1502.01852) and dropout between them.
+
+    Answers are made in full precision: in half of it candidates would tie.
+    """
 
     def __init__(self, size: int, settings: ModelSettings) -> None:
         super().__init__()
         layers: list[nn.Module] = [nn.LayerNorm(size)]
         for hidden in settings.hidden:
-            layers += [nn.Linear(size, hidden), nn.PReLU(), nn.Dropout(settings.dropout)]
+            layers += [nn.Linear(size, hidden), nn.PReLU(), Dropout(settings.dropout)]
             size = hidden
         self.layers = nn.Sequential(*layers, nn.Linear(size, settings.outputs))
 
     def forward(self, features: Tensor) -> Tensor:
         """(C, size) -> (C, outputs)."""
-        logits: Tensor = self.layers(features)
+        kind = features.device.type
+        with torch.autocast(kind, enabled=self.training and torch.is_autocast_enabled(kind)):
+            states = self.layers[:-1](features)
+        with torch.autocast(kind, enabled=False):
+            logits: Tensor = self.layers[-1](states.to(features.dtype))
         return logits
 
 
@@ -230,9 +237,10 @@ class FieldHead(nn.Module):
 
     def forward(self, features: list[Tensor], return_weights: bool) -> tuple[Tensor, list[Tensor] | None]:
         """Fields, (C, size) each -> (C, outputs), and per candidate the weights (1, fields, heads)."""
-        fields = torch.stack([fit(each) for fit, each in zip(self.fit, features, strict=True)], 1)
-        pooled, weights = self.pool.over(fields)
-        return self.out(pooled), list(weights[:, None]) if return_weights else None
+        with torch.autocast(features[0].device.type, enabled=False):  # in half precision candidates would tie
+            fields = torch.stack([fit(each) for fit, each in zip(self.fit, features, strict=True)], 1)
+            pooled, weights = self.pool.over(fields)
+            return self.out(pooled), list(weights[:, None]) if return_weights else None
 
 
 class RankerScorer:

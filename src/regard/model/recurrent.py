@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import PackedSequence
 from regard.config import ModelSettings
 from regard.model.attend import attend
 from regard.model.attention import Angles
+from regard.model.dropout import Dropout
 from regard.model.embedding import places
 from regard.model.positions import PlacedSelfAttention
 
@@ -83,7 +84,7 @@ class Recurrent(nn.Module):
     def __init__(self, settings: ModelSettings) -> None:
         super().__init__()
         self.layers = _stack(self.cell, settings)
-        self.dropout = nn.Dropout(settings.dropout)
+        self.dropout = Dropout(settings.dropout)
         self.norm = nn.LayerNorm(settings.width)
 
     def forward(
@@ -122,7 +123,7 @@ class SequenceToSequence(nn.Module):
         self.reader = _stack(nn.LSTM, settings)
         self.writer = _stack(nn.LSTM, settings)
         self.attention = PlacedSelfAttention(settings)
-        self.dropout = nn.Dropout(settings.dropout)
+        self.dropout = Dropout(settings.dropout)
         self.norm = nn.LayerNorm(settings.width)
 
     def forward(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from regard.model.attend import Pairs, mix, pairs, pool
 Activation = Literal["dice", "prelu", "relu"]
 _Activations = Sequence[Callable[[Tensor], Tensor]]
 
-# Without gradients pairs are read in pieces, whose first layer (pairs, 64) stays in a core's own cache; a row with so
+# Pairs are read in pieces, whose first layer (pairs, 64) stays in a core's own cache; without gradients a row with so
 # many events makes up for one matrix per candidate.
 _PIECE = 2_048
 _LONG = 32
@@ -38,11 +38,24 @@ class Dice(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(P, U) -> (P, U)."""
-        if self.training and len(x) > 1:
-            gate = torch.sigmoid(self.norm(x.to(self._mean.dtype)))
-        else:
+        if not (self.training and len(x) > 1):
             gate = torch.sigmoid((x - self._mean) * self._sharpness)
-        return x * (self.alpha + (1 - self.alpha) * gate)
+            return x * (self.alpha + (1 - self.alpha) * gate)
+        mean, variance = _moments(x.detach(), self._mean.dtype)
+        with torch.no_grad():
+            self._note(mean, variance, len(x))
+        sharpness = (variance + self.norm.eps).rsqrt()
+        turned: Tensor = _Turned.apply(x, self.alpha, mean, sharpness)  # type: ignore[no-untyped-call]
+        return turned
+
+    def _note(self, mean: Tensor, variance: Tensor, rows: int) -> None:
+        """Move the running figures as `BatchNorm1d` does; it keeps the unbiased variance."""
+        assert self.norm.running_var is not None
+        assert self.norm.num_batches_tracked is not None
+        assert self.norm.momentum is not None
+        self._mean.lerp_(mean, self.norm.momentum)
+        self.norm.running_var.lerp_(variance * rows / (rows - 1), self.norm.momentum)
+        self.norm.num_batches_tracked += 1
 
     def frozen(self) -> Callable[[Tensor], Tensor]:
         """What `forward` computes in evaluation, as a function that writes over its argument: four passes in cache."""
@@ -65,6 +78,62 @@ class Dice(nn.Module):
         """One over the standard deviation."""
         assert self.norm.running_var is not None
         return (self.norm.running_var + self.norm.eps).rsqrt()
+
+
+def _moments(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Mean and variance (U,) of rows (P, U), piece by piece; those of pieces add up as in Chan et al. 1979."""
+    parts = []
+    for at in _slices(x):
+        wide = x[at].to(dtype)
+        mean = wide.mean(0)
+        parts.append((mean, (wide - mean).square_().mean(0)))
+    means, variances = (torch.stack(each) for each in zip(*parts, strict=True))
+    shares = torch.tensor([[len(x[at]) / len(x)] for at in _slices(x)], dtype=dtype, device=x.device)
+    mean = (shares * means).sum(0)
+    return mean, (shares * (variances + (means - mean) ** 2)).sum(0)
+
+
+class _Turned(torch.autograd.Function):
+    """Dice in training, x (alpha + (1 - alpha) p) with p = sigmoid(z) and z = (x - mean) r, r one over the deviation.
+
+    Plain operations would walk some twenty times over all pairs, and keep five arrays of them. Here pieces stay in a
+    core's cache, only x is kept, and p is computed anew for the gradients: with g the gradient of the output,
+    d = g x (1 - alpha) p (1 - p) that of z, dx = g (alpha + (1 - alpha) p) + r (d - mean d - z mean dz), since mean and
+    deviation depend on x too.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, alpha: Tensor, mean: Tensor, sharpness: Tensor) -> Tensor:
+        ctx.save_for_backward(x, alpha, mean, sharpness)
+        shift, rest = -mean * sharpness, 1 - alpha
+        out = torch.empty_like(x)
+        for at in _slices(x):
+            wide = x[at].to(mean.dtype)
+            gate = torch.addcmul(shift, wide, sharpness).sigmoid_()
+            out[at] = torch.addcmul(alpha, gate, rest, out=gate).mul_(wide)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        x, alpha, mean, sharpness = ctx.saved_tensors
+        shift, rest = -mean * sharpness, 1 - alpha
+        found, sums = torch.empty_like(x), alpha.new_zeros(3, len(alpha))
+        for at in _slices(x):
+            wide, slope = x[at].to(mean.dtype), grads[0][at].to(mean.dtype)
+            z = torch.addcmul(shift, wide, sharpness)
+            gate = torch.sigmoid(z)
+            pull = slope * wide
+            gated = pull * gate
+            sums[0] += pull.sub_(gated).sum(0)  # of alpha
+            inner = gated.addcmul_(gated, gate, value=-1).mul_(rest)
+            sums[1] += inner.sum(0)
+            sums[2] += z.mul_(inner).sum(0)
+            found[at] = torch.addcmul(alpha, gate, rest, out=gate).mul_(slope).addcmul_(inner, sharpness)
+        level, tilt = sums[1:] / len(x)
+        constant, linear = sharpness * (level + shift * tilt), sharpness * sharpness * tilt
+        for at in _slices(x):
+            found[at] -= torch.addcmul(constant, x[at].to(mean.dtype), linear)
+        return found, sums[0], None, None
 
 
 class ActivationUnit(nn.Module):
@@ -168,10 +237,9 @@ class ActivationUnit(nn.Module):
         return states
 
     def _listed(self, pieces: _Pieces, seen: Pairs, activations: _Activations | None = None) -> Tensor:
-        both = pieces.events.index_select(0, seen.key) * pieces.candidates.index_select(0, seen.query)
-        first = functional.linear(both, pieces.product)
-        first = first + pieces.of_events.index_select(0, seen.key)
-        return self._above(first + pieces.of_candidates.index_select(0, seen.query), activations)
+        parts = pieces.events, pieces.candidates, pieces.of_events, pieces.of_candidates, pieces.product
+        first: Tensor = _Pairwise.apply(*parts, seen.key, seen.query)  # type: ignore[no-untyped-call]
+        return self._above(first, activations)
 
     def _grid(self, pieces: _Pieces, candidates: slice, events: slice, activations: _Activations) -> Tensor:
         """Logits (candidates, events) of a row: with W_c = W_event + diag(c) W_product, one product reads all pairs."""
@@ -205,6 +273,54 @@ class _Pieces(NamedTuple):
         event, candidate = event + difference, candidate - difference  # the difference is linear in both
         of_candidates = functional.linear(candidates, candidate, first.bias)
         return cls(candidates, events, of_candidates, functional.linear(events, event), event, product)
+
+
+class _Pairwise(torch.autograd.Function):
+    """What the first layer makes of pairs, (P, U): (event * candidate) product + of_events + of_candidates.
+
+    Vectors of pairs, (P, W), are never whole: a piece at a time they are gathered, used and forgotten, and gathered
+    anew for the gradients, which are summed in full precision.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, *given: Tensor) -> Tensor:
+        events, candidates, of_events, of_candidates, product, key, query = given
+        ctx.save_for_backward(*given)
+        kind = of_events.dtype
+        events, candidates, product = events.to(kind), candidates.to(kind), product.to(kind).T
+        out = of_events.new_empty(len(key), product.shape[1])
+        for at in _slices(out):
+            both = events.index_select(0, key[at]).mul_(candidates.index_select(0, query[at]))
+            torch.mm(both, product, out=out[at])
+            out[at].add_(of_events.index_select(0, key[at])).add_(of_candidates.index_select(0, query[at]))
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        given = ctx.saved_tensors
+        key, query, slope = given[5], given[6], grads[0]
+        events, candidates, product = (each.to(slope.dtype) for each in (given[0], given[1], given[4]))
+        found = [torch.zeros_like(each, dtype=given[0].dtype) for each in given[:5]]
+        for at in _slices(slope):
+            event, candidate = events.index_select(0, key[at]), candidates.index_select(0, query[at])
+            pull = slope[at] @ product
+            found[4] += slope[at].T @ (event * candidate)
+            _add(found[0], key[at], candidate.mul_(pull))
+            _add(found[1], query[at], event.mul_(pull))
+            _add(found[2], key[at], slope[at])
+            _add(found[3], query[at], slope[at])
+        return *(one.to(each.dtype) for one, each in zip(found, given[:5], strict=True)), None, None
+
+
+def _add(into: Tensor, index: Tensor, rows: Tensor) -> None:
+    """Add each row to the one that `index` names; this way it is fast on a CPU, `index_add_` is not."""
+    into.scatter_add_(0, index[:, None].expand_as(rows), rows.to(into.dtype))
+
+
+def _slices(rows: Tensor) -> list[slice]:
+    """Cut rows so that pieces stay in a core's cache; a card has no use for that."""
+    size = _PIECE if rows.device.type == "cpu" else max(1, len(rows))
+    return [slice(at, at + size) for at in range(0, len(rows), size)]
 
 
 def _activation(name: Activation, units: int) -> nn.Module:
