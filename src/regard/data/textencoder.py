@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import numpy.typing as npt
 
 from regard.data.vectorfile import VectorReport
 from regard.data.vectors import Vectors
+from regard.data.vectortable import DAMAGED
 from regard.errors import InputError, StorageError
 from regard.manifest import new_file
 
@@ -38,7 +38,8 @@ def encode(
     """Return a vector for each text, float32 (len(texts), width), as the model gives them, not normalised.
 
     Args:
-        texts: each is encoded once, however often it occurs; at least one.
+        texts: each is encoded once, however often it occurs; at least one. What is longer than the model reads, it
+            cuts off itself.
         model: any sentence-transformers model, by the path of its folder or by name.
         folder: the cache, None = `regard/text` in the user's cache folder. A model in a folder is known by the content
             of its files, one with a name by that name.
@@ -127,7 +128,7 @@ def _cached(place: Path, wanted: set[bytes]) -> dict[bytes, Row]:
         try:
             with file.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
                 keys, rows = archive["keys"], archive["rows"]
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except DAMAGED as error:
             raise StorageError(
                 f"{file} of the cache cannot be read ({error}); remove it, its texts are encoded again"
             ) from None
@@ -147,8 +148,9 @@ def _encoder(model: str, device: str | None) -> Any:
         from sentence_transformers import (  # type: ignore[import-not-found, import-untyped, unused-ignore]
             SentenceTransformer,
         )
-    except ImportError:
-        raise InputError(f"text:{model} needs sentence-transformers: pip install 'regard[text]'") from None
+    except ImportError as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"text:{model} needs sentence-transformers: pip install 'regard[text]' ({reason})") from None
     try:
         return SentenceTransformer(model, device=device)
     except (OSError, ValueError, RuntimeError) as error:

@@ -65,7 +65,7 @@ def _by_magic(path: Path, head: bytes) -> Format | None:
         if b".npy" not in head[:256]:
             raise InputError(f"{path} is a zip archive; unpack it first and give the file inside")
         return "npz"
-    if head.startswith(b"\x80") and 2 <= head[1] <= 5:
+    if head[:1] == b"\x80" and b"\2" <= head[1:2] <= b"\5":
         return "pickle"
     if head.startswith(_FASTTEXT) or _is_old_fasttext(head):
         return "fasttext"

@@ -65,7 +65,7 @@ def read_vectors(source: Any, wanted: Iterable[str], *, ids: Ids | None = None, 
     Raises:
         InputError: the source is none of these, or is damaged: cut off, rows of different widths, nan or inf.
     """
-    keys = [str(key) for key in wanted]
+    keys = [wanted] if isinstance(wanted, str) else [str(key) for key in wanted]
     where = getattr(source, "wv", source)  # a trained gensim model keeps its vectors there
     if hasattr(where, "index_to_key"):
         rows, form = Rows(keys, type(where).__name__), "gensim KeyedVectors"
@@ -83,6 +83,8 @@ def read_vectors(source: Any, wanted: Iterable[str], *, ids: Ids | None = None, 
         raise InputError(
             f"vectors cannot be read from {type(source).__name__}; expected a file, a mapping or KeyedVectors"
         )
+    if not rows.read:
+        raise InputError(f"{rows.shown} ({form}) holds no vectors")
     return _aligned(keys, rows, form)
 
 
@@ -113,6 +115,7 @@ def _read_file(path: Path, rows: Rows, ids: Ids | None, trust: bool) -> str:
         vectortable.read_parquet(path, rows)
     elif kind.name == "fasttext":
         _keep_keyed(_native_fasttext(path), rows)
+        rows.notes.append("unknown words are not put together from its n-grams")
     elif kind.name == "pickle":
         _keep_keyed(_saved_by_gensim(path, trust), rows)
     else:

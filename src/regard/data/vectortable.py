@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,10 @@ from regard.data.vectorfile import Rows, decodes
 from regard.errors import InputError
 
 Ids = str | Path | Sequence[str]
+
+# what numpy raises on damaged files, whose headers it reads as Python's literals
+_OF_PYTHON = (OSError, ValueError, KeyError, EOFError, MemoryError, RuntimeError)
+DAMAGED = (*_OF_PYTHON, tokenize.TokenError, zipfile.BadZipFile, zlib.error)
 
 _ID_NAMES = ("ids", "keys", "id", "item_id", "key", "word", "token")
 _VECTOR_NAMES = ("vectors", "vector", "embeddings", "embedding")
@@ -52,7 +58,7 @@ def read_npy(path: Path, rows: Rows, ids: Ids | None) -> None:
     """Read wanted rows of a matrix that stays on disk."""
     try:
         matrix = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+    except DAMAGED as error:
         raise InputError(f"cannot read {path}: {_unpickled(error)}") from None
     if ids is None:
         raise InputError(f"{path} has rows without names; {_HOW}")
@@ -64,7 +70,7 @@ def read_npz(path: Path, rows: Rows, ids: Ids | None) -> None:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except DAMAGED as error:
         raise InputError(f"cannot read {path}: {_unpickled(error)}") from None
     matrices = [name for name, array in arrays.items() if array.ndim == 2]
     matrix = arrays[_chosen(path, "array of vectors", matrices, _VECTOR_NAMES)]

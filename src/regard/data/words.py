@@ -112,7 +112,7 @@ class Coverage:
 
     words, distinct, items, events: pairs of known and all. Words count as often as they occur, `distinct` ones once; an
     item is known by one known word; events are those of known items, None where they were not given. empty: items
-    without any word. steps: distinct words by the step that found them. missing: the most frequent unknown words.
+    without any word. steps: distinct words by the step that found them. missing: the most frequent unknown words in lower case.
     """
 
     words: tuple[int, int]
@@ -256,6 +256,9 @@ def _coverage(
     if events is not None and len(events) != len(words):
         raise InputError(f"coverage: {len(events):,} counts of events for {len(words):,} items; expected one for each")
     missing = Counter({word: count for word, count in counts.items() if not entries[word].rows})
+    folded: Counter[str] = Counter()
+    for word, count in missing.items():
+        folded[word.casefold()] += count
     steps = Counter(entry.step for entry in entries.values() if entry.rows)
     return Coverage(
         words=(counts.total() - missing.total(), counts.total()),
@@ -264,7 +267,7 @@ def _coverage(
         events=None if events is None else (int(np.asarray(events)[known].sum()), int(np.sum(events))),
         empty=sum(not one for one in words),
         steps={step: steps[step] for step in STEPS},
-        missing=dict(missing.most_common(_MISSING)),
+        missing=dict(folded.most_common(_MISSING)),
     )
 
 
