@@ -112,7 +112,8 @@ class Coverage:
 
     words, distinct, items, events: pairs of known and all. Words count as often as they occur, `distinct` ones once; an
     item is known by one known word; events are those of known items, None where they were not given. empty: items
-    without any word. steps: distinct words by the step that found them. missing: the most frequent unknown words in lower case.
+    without any word. steps: distinct words by the step that found them. missing: the most frequent unknown words, in
+    lower case.
     """
 
     words: tuple[int, int]
