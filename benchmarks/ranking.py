@@ -17,7 +17,7 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -40,6 +40,7 @@ OURS = ("activation-unit", "multi-head")
 ABLATIONS = ("mean", "candidate")
 BATCH_OF_PEERS = 1024
 TRIALS = range(1, 7)
+ROUNDS = 2
 SETS = {"amazon-beauty": [], "ml-100k": [], "ml-1m": ["--recent", "20", "--length", "200"]}
 """Logs, and what `din_data.py` is told beside the defaults."""
 
@@ -74,7 +75,8 @@ class Cell:
         """Return what was found before; None where it was not, or where its probabilities are gone."""
         file = self.folder / "found.json"
         found = read_json(file) if file.exists() else None
-        return found if found and (self.folder / found["probabilities"]).exists() else None
+        whole = found and ("probabilities" not in found or (self.folder / found["probabilities"]).exists())
+        return found if whole else None
 
     def run(self) -> dict[str, Any] | None:
         """Return what is kept, or train now; None where it broke, and its traceback is on the screen."""
@@ -88,7 +90,8 @@ class Cell:
                 found = self.kept()
         told = "broke: see above; the next walk tries it again"
         if found:
-            told = f"validation auc {found['validation']['auc']:.4f}, {found['training_rows_per_second']:,.0f} rows/s"
+            auc = f"validation auc {found['validation']['auc']:.4f}, " if "validation" in found else ""
+            told = f"{auc}{found['training_rows_per_second']:,.0f} rows/s"
         print(f"{self.folder.name}  {told}", flush=True)
         return found
 
@@ -110,9 +113,9 @@ class Comparison:
         """What the samples are, as a short name."""
         return hashlib.blake2b(self.file.read_bytes(), digest_size=8).hexdigest()
 
-    def cell(self, side: Side, trial: int, seed: int) -> Cell:
+    def cell(self, side: Side, trial: int, seed: int, *words: str) -> Cell:
         """Name a cell: its key depends on the samples, on the declared trial, and on all that its script is told."""
-        told = [*side.words, "--trial", str(trial), "--seed", str(seed)]
+        told = [*side.words, "--trial", str(trial), "--seed", str(seed), *words]
         told += ["--precision", self.asked.precision.get(side.name, "float32")]
         for name in ("epochs", "patience", "watch", "threads", "device"):
             told += [f"--{name}", str(getattr(self.asked, name))]
@@ -128,14 +131,23 @@ class Comparison:
         aucs = {trial: found["validation"]["auc"] for trial, found in tried.items() if found}
         return max(aucs, key=lambda trial: aucs[trial]) if len(aucs) == len(tried) else None
 
-    def way(self, side: Side, trial: int) -> Way | None:
+    def rates(self, trials: Mapping[Side, int]) -> dict[str, list[dict[str, Any]]]:
+        """Time one epoch of each side, one side after the other, twice: of training alone."""
+        found: dict[str, list[dict[str, Any]]] = {side.name: [] for side in trials}
+        for seed in range(ROUNDS):
+            for side, trial in trials.items():
+                one = self.cell(side, trial, seed, "--speed").run()
+                found[side.name] += [one] if one else []
+        return found
+
+    def way(self, side: Side, trial: int, timed: list[dict[str, Any]]) -> Way | None:
         """Read the test part: what a side said of it with this trial, every seed; None where one is missing."""
         cells = [self.cell(side, trial, seed) for seed in self.asked.seeds]
         found = [one for cell in cells if (one := cell.kept())]
         if len(found) < len(cells):
             return None
         said = [np.load(cell.folder / one["probabilities"]) for cell, one in zip(cells, found, strict=True)]
-        return Way(side.name, found, [labelled(self.samples, one) for one in said])
+        return Way(side.name, found, [labelled(self.samples, one) for one in said], timed)
 
 
 def declared(text: str, name: str) -> Any:
@@ -181,7 +193,8 @@ def walk(comparison: Comparison) -> tuple[list[Way], bool]:
     for side, trial in whole:
         for seed in asked.seeds:
             comparison.cell(side, trial, seed).run()
-    ways = [way for side, trial in whole if (way := comparison.way(side, trial))]
+    timed = comparison.rates(dict(whole))
+    ways = [way for side, trial in whole if (way := comparison.way(side, trial, timed[side.name]))]
     return ways, len(ways) == len(trials)
 
 

@@ -12,7 +12,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -38,11 +38,15 @@ DIGITS = {"auc": 4, "gauc": 4, "log_loss": 4, "calibration_error": 4}
 
 @dataclass(frozen=True)
 class Way:
-    """A way to rank: what its cells found, and what they predicted on test, one for each seed."""
+    """A way to rank: what its cells found, and what they predicted on test, one for each seed.
+
+    `timed`: what cells found that were trained for their seconds only.
+    """
 
     name: str
     found: list[dict[str, Any]]
     predicted: list[Labelled]
+    timed: list[dict[str, Any]] = field(default_factory=list)
 
     @cached_property
     def of_seeds(self) -> list[dict[str, Figure]]:

@@ -24,7 +24,7 @@ def page(chapters: Sequence[str], found: Sequence[Mapping[str, Any]], command: s
         f"At most {options['epochs']} epochs, stopped after {options['patience']} without a better validation AUC. In "
         "brackets the 95 % interval over users, then, with several seeds, the range of their values; differences are "
         "those of the means over seeds, paired by user. Rows are candidates that enter the loss, seconds those of "
-        "learning, core-seconds those that the processor worked."
+        "learning in epochs run for that, one side after the other, twice; core-seconds what the processor worked."
     )
     head = ["# Rankers beside the DIN of three libraries", f"```sh\n{command}\n```", protocol]
     return "\n\n".join([*head, *chapters, measured_by(found), f"Versions: {_told(versions)}."]) + "\n"
@@ -67,8 +67,8 @@ def against_peers(peers: Sequence[Way], forms: Sequence[Way]) -> list[str]:
 
 
 def rate(way: Way, kind: str) -> float:
-    """Return training rows a second, the mean over seeds."""
-    return float(np.mean([one[kind] for one in way.found]))
+    """Return training rows a second, the mean over the cells that were trained for their seconds."""
+    return float(np.mean([one[kind] for one in way.timed or way.found]))
 
 
 def _setting(way: Way) -> str:

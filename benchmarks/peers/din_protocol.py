@@ -190,9 +190,12 @@ def options_of(
     parser.add_argument("--workers", type=int, default=0, help="processes that load batches, where the library can")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--speed", action="store_true", help="one epoch for its seconds; nothing is scored")
     if more:
         more(parser)
     options = parser.parse_args()
+    if options.speed:
+        options.epochs, options.watch = 1, 100
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
     np.random.seed(options.seed)  # noqa: NPY002 - what these libraries draw from
@@ -212,17 +215,12 @@ class Side:
 
     def report(self, samples: Samples, options: argparse.Namespace, began: float) -> None:
         """Write validation measures and speed as JSON, and the probabilities of the test part (P, C) beside them."""
-        part = samples.parts["validation"]
-        scores = np.asarray(self.score(part), np.float64).ravel()
-        users, labels = np.repeat(part.user, part.candidates.shape[1]), part.labels.ravel()
-        test = samples.parts["test"]
-        probabilities = np.asarray(self.score(test), np.float32).reshape(test.candidates.shape)
         learned, worked = (sum(epoch[kind] for epoch in self.clock.epochs) for kind in ("seconds", "processor_seconds"))
         trained = samples.parts["train"].rows * len(self.clock.epochs)
         side = "-".join(filter(None, (self.library, self.form)))
         name = f"{side}_{samples.about['dataset']}_trial{options.trial}_seed{options.seed}"
         options.out.mkdir(parents=True, exist_ok=True)
-        np.save(options.out / f"{name}.npy", probabilities)
+        scored = {} if options.speed else self._scored(samples, options.out / f"{name}.npy")
         told = {
             "library": self.library,
             "side": side,
@@ -238,14 +236,23 @@ class Side:
             "training_rows_per_core_second": round(trained / worked, 1),
             "learning_seconds": round(learned, 2),
             "seconds": round(time.perf_counter() - began, 2),
-            "validation": {"auc": auc(labels, scores), "gauc": gauc(users, labels, scores), "gauc_weights": "examples"},
-            "probabilities": f"{name}.npy",
+            **scored,
             "machine": machine(options),
         }
         aside = options.out / f"{name}.part"
         aside.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
         aside.replace(aside.with_suffix(".json"))
-        print(json.dumps({key: told[key] for key in ("library", "training_rows_per_second", "validation", "seconds")}))
+        shown = ("library", "training_rows_per_second", "validation", "seconds")
+        print(json.dumps({key: told[key] for key in shown if key in told}))
+
+    def _scored(self, samples: Samples, file: Path) -> dict[str, Any]:
+        """Return the measures of all of validation; the probabilities of test (P, C) go into `file`."""
+        part, test = samples.parts["validation"], samples.parts["test"]
+        scores = np.asarray(self.score(part), np.float64).ravel()
+        users, labels = np.repeat(part.user, part.candidates.shape[1]), part.labels.ravel()
+        np.save(file, np.asarray(self.score(test), np.float32).reshape(test.candidates.shape))
+        measured = {"auc": auc(labels, scores), "gauc": gauc(users, labels, scores), "gauc_weights": "examples"}
+        return {"validation": measured, "probabilities": file.name}
 
 
 def machine(options: argparse.Namespace) -> dict[str, Any]:
