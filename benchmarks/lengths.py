@@ -2,7 +2,9 @@
 
 Every encoder has the same width, reads the same batches in the same order for the same number of epochs, and none stops
 early, so all have seen the same targets; the best epoch is chosen on validation. Split `leave-one-out`: the last event
-of a user is the target, ranked in the full catalogue. A cell is a model and a seed; finished ones are kept.
+of a user is the target, ranked in the full catalogue. A cell is a model and a seed; finished ones are kept. Beside each
+encoder stands what is left of it when every case reads the history of somebody else, of about the same length; and
+the most popular items, which read no history.
 
     python benchmarks/lengths.py [--log ml-1m] [--models gru,lstm] [--seeds 1,2,3] [--set train.epochs=12]
 """
@@ -22,7 +24,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
+from regard.data.cases import Int64
+from regard.data.split import Cases
 from regard.errors import RegardError
 from regard.evaluate.bootstrap import interval, resampled_means
 from regard.evaluate.compare import compare, verdict
@@ -30,6 +35,7 @@ from regard.evaluate.result import Number, Result
 from regard.evaluate.strata import user_means
 from regard.manifest import locked, new_file
 from regard.model.encoder import ENCODERS
+from regard.model.scorer import CatalogueScorer
 from regard.recommend.run import Run
 from regard.train.loop import choose_device
 from regard.training.protocol import Protocol
@@ -42,10 +48,29 @@ FLOOR = "popular"
 REFERENCES = ("mean", "gru", "lstm")
 ATTENTION = tuple(name for name in ENCODERS if name not in REFERENCES)
 SPLIT = "leave-one-out"
-SHARED = ("model.width=64", "train.epochs=12", "train.patience=100000")
+SHARED = ("model.width=64", "train.epochs=8", "train.batch_tokens=8192", "train.patience=100000")
 BANDS = {"<50": (0, 50), "50-150": (50, 151), ">150": (151, sys.maxsize)}
 """Events in the history of a case: from the first number to just before the second."""
 KEPT = "evaluation-lengths"
+STRANGERS = "evaluation-strangers"
+OTHERS = "history of somebody else"
+
+
+class Strangers(CatalogueScorer):
+    """Every case reads the history of somebody else, drawn within its band; what it has seen stays its own."""
+
+    def _scores(self, cases: Cases, rows: Int64) -> Tensor:
+        return super()._scores(swapped(cases), rows)
+
+
+def swapped(cases: Cases, seed: int = 0) -> Cases:
+    """Deal the histories of a band out anew among its cases."""
+    rng, length = np.random.default_rng(seed), cases.history_end - cases.history_start
+    other = np.arange(len(cases))
+    for low, high in BANDS.values():
+        band = np.flatnonzero((length >= low) & (length < high))
+        other[band] = rng.permutation(band)
+    return replace(cases, history_start=cases.history_start[other], history_end=cases.history_end[other])
 
 
 @dataclass(frozen=True)
@@ -55,6 +80,7 @@ class Row:
     model: str
     found: list[dict[str, Any]]
     results: list[Result]
+    strangers: list[Result]
 
     @property
     def mean(self) -> Result:
@@ -76,17 +102,23 @@ def cells_of(work: Path, log: dict[str, Any], asked: argparse.Namespace) -> Iter
         yield Cell({"do": "measure", **told, "settings": settings}, work / asked.log / f"{model}-{seed}-{key}.json")
 
 
-def by_length(cell: Cell, dataset: Path) -> Result:
+def by_length(cell: Cell, dataset: Path, kept: str = KEPT) -> Result:
     """Return the figures of a finished run by the length of histories, from the ranks of its test cases."""
-    if (cell.folder / f"{KEPT}.npz").exists():
-        return Result.load(cell.folder, KEPT)
+    if (cell.folder / f"{kept}.npz").exists():
+        return Result.load(cell.folder, kept)
     whole, trained = Result.load(cell.folder, "evaluation-test"), Run.open(cell.folder)
     protocol = Protocol.of(trained.dataset(dataset), trained.settings)
     cases = protocol.split.cases(protocol.dataset, "test", trained.settings.evaluate.targets)
     model = trained.model(choose_device(trained.settings.train.device))
-    ranks, _ = protocol.scorer(model).rank(cases, k=10, filter_seen=protocol.seen == "filter")
+    scorer = protocol.scorer(model)
+    if kept == STRANGERS:
+        scorer = Strangers(model, protocol.dataset, scorer.device, scorer.window, precision=scorer.precision)
+    ranks, _ = scorer.rank(cases, k=10, filter_seen=protocol.seen == "filter")
     length = (cases.history_end - cases.history_start)[cases.case_of_target]
-    columns = {"all": whole.per_user[METRIC]}
+    everybody = np.full(len(length), True)
+    columns = {"all": user_means(ranks, cases, (10,), protocol.dataset.n_items, everybody)[METRIC].astype(np.float32)}
+    if kept == KEPT:
+        np.testing.assert_allclose(columns["all"], whole.per_user[METRIC], rtol=1e-3, atol=1e-3)
     for band, (low, high) in BANDS.items():
         mask = (length >= low) & (length < high)
         columns[band] = user_means(ranks, cases, (10,), protocol.dataset.n_items, mask)[METRIC].astype(np.float32)
@@ -96,7 +128,7 @@ def by_length(cell: Cell, dataset: Path) -> Result:
         "targets_seen": round(sum(row["targets_per_second"] * row["seconds"] for row in trained.manifest["epochs"])),
     }
     result = replace(whole, metrics=numbers(columns, whole), per_user=columns, protocol={**whole.protocol, **told})
-    result.save(cell.folder, KEPT)
+    result.save(cell.folder, kept)
     return result
 
 
@@ -123,13 +155,15 @@ def walk(work: Path, asked: argparse.Namespace) -> tuple[dict[str, Any], list[Ro
         found = cell.kept()
         kept = f" (kept, of commit {found['code']['commit']})" if found else ""
         if found is None:
-            (cell.folder / f"{KEPT}.npz").unlink(missing_ok=True)
+            for name in (KEPT, STRANGERS):
+                (cell.folder / f"{name}.npz").unlink(missing_ok=True)
             found = run({**cell.task, "dataset": str(dataset), "run": str(cell.folder)}, cell.file)
         print(f"{cell.task['model']:16} seed {cell.task['seed']}  {front(found)}{kept}", flush=True)
         if found and "refused" not in found:
-            row = rows.setdefault(cell.task["model"], Row(cell.task["model"], [], []))
+            row = rows.setdefault(cell.task["model"], Row(cell.task["model"], [], [], []))
             row.found.append(found)
             row.results.append(by_length(cell, dataset))
+            row.strangers += [by_length(cell, dataset, STRANGERS)] if cell.task["model"] != FLOOR else []
             publish(list(rows.values()), asked)
     return log, list(rows.values())
 
@@ -192,7 +226,7 @@ def table(rows: Sequence[Row], users: dict[str, int]) -> list[str]:
     lines.append(["---", *["---:"] * (len(lines[0]) - 1)])
     for row in rows:
         spent = [cell["training"] for cell in row.found]
-        cells = [shown(row, band) for band in (*BANDS, "all")]
+        cells = [shown(row.results, band) for band in (*BANDS, "all")]
         if "epochs" in spent[0]:
             cells += [
                 f"{np.mean([one['learning_seconds'] for one in spent]):,.0f} s",
@@ -201,17 +235,21 @@ def table(rows: Sequence[Row], users: dict[str, int]) -> list[str]:
                 f"{row.results[0].protocol['encoder_weights']:,}",
             ]
         lines.append([row.model, *cells, *[""] * (len(lines[0]) - 1 - len(cells))])
+    for row in rows:
+        if row.strangers:
+            cells = [shown(row.strangers, band) for band in (*BANDS, "all")]
+            lines.append([f"{row.model}, {OTHERS}", *cells, *[""] * (len(lines[0]) - 1 - len(cells))])
     return ["| " + " | ".join(cells) + " |" for cells in lines]
 
 
-def shown(row: Row, band: str) -> str:
-    number = row.mean.metrics[band]
+def shown(results: Sequence[Result], band: str) -> str:
+    number = averaged(results).metrics[band]
     if number["value"] is None:
         return "-"
     text = f"{number['value']:.4f}"
     if number["low"] is not None:
         text += f" ({number['low']:.4f}-{number['high']:.4f})"
-    values = [result.value(band) or 0.0 for result in row.results]
+    values = [result.value(band) or 0.0 for result in results]
     return text if len(values) == 1 else f"{text}, {min(values):.4f}-{max(values):.4f}"
 
 

@@ -1,7 +1,7 @@
 """Rankers beside the DIN of DeepCTR-Torch, FuxiCTR and torch-rechub: one set of samples, one protocol, one evaluator.
 
 Every side has six declared trials with the first seed. The AUC of validation chooses one, which is trained with the
-other seeds too; only then is test read, once, of the chosen ones. `mean`, `candidate` and the shuffled history, with
+other seeds too (of the peers, only the one that validation likes best); only then is test read, once. `mean`, `candidate` and the shuffled history, with
 the settings that were chosen for attention, say what attention is worth. A cell is a side, a trial and a seed; it runs
 in a process of its own and is kept, so a walk that was killed goes on where it was.
 
@@ -140,9 +140,16 @@ class Comparison:
                 found[side.name] += [one] if one else []
         return found
 
-    def way(self, side: Side, trial: int, timed: list[dict[str, Any]]) -> Way | None:
+    def seeds(self, side: Side, trials: Mapping[Side, int]) -> list[int]:
+        """All seeds; a peer that another one beats on validation has the first one only."""
+        first = self.asked.seeds[0]
+        tried = {one: self.cell(one, trial, first).kept() for one, trial in trials.items() if one.peer}
+        auc = {one.name: found["validation"]["auc"] for one, found in tried.items() if found}
+        return [first] if side.peer and auc[side.name] < max(auc.values()) else list(self.asked.seeds)
+
+    def way(self, side: Side, trial: int, seeds: Sequence[int], timed: list[dict[str, Any]]) -> Way | None:
         """Read the test part: what a side said of it with this trial, every seed; None where one is missing."""
-        cells = [self.cell(side, trial, seed) for seed in self.asked.seeds]
+        cells = [self.cell(side, trial, seed) for seed in seeds]
         found = [one for cell in cells if (one := cell.kept())]
         if len(found) < len(cells):
             return None
@@ -189,12 +196,13 @@ def walk(comparison: Comparison) -> tuple[list[Way], bool]:
         trials[ours(form, "--shuffled")] = trials[ours(form)]
     for form in ABLATIONS if asked.ablations else ():
         trials[ours(form)] = trials[ours(OURS[0])]
-    whole = [(side, trial) for side, trial in trials.items() if trial is not None]
-    for side, trial in whole:
-        for seed in asked.seeds:
+    whole = {side: trial for side, trial in trials.items() if trial is not None}
+    seeds = {side: comparison.seeds(side, whole) for side in whole}
+    for side, trial in whole.items():
+        for seed in seeds[side]:
             comparison.cell(side, trial, seed).run()
-    timed = comparison.rates(dict(whole))
-    ways = [way for side, trial in whole if (way := comparison.way(side, trial, timed[side.name]))]
+    timed = comparison.rates(whole)
+    ways = [way for side in whole if (way := comparison.way(side, whole[side], seeds[side], timed[side.name]))]
     return ways, len(ways) == len(trials)
 
 

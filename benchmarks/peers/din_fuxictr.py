@@ -29,7 +29,7 @@ TRIALS: tuple[dict[str, Any], ...] = (
     {"lr": 1e-3, "l2_embedding": 1e-4, "dropout": 0.2, "batch_norm": False, "softmax": False},
     {"lr": 1e-3, "l2_embedding": 1e-4, "dropout": 0.2, "batch_norm": True, "softmax": True},
     {"lr": 5e-4, "l2_embedding": 5e-3, "dropout": 0.0, "batch_norm": True, "softmax": True},  # BARS, Amazon
-    {"lr": 1e-3, "l2_embedding": 1e-3, "dropout": 0.2, "batch_norm": True, "softmax": False},
+    {"lr": 4e-3, "l2_embedding": 0.0, "dropout": 0.2, "batch_norm": False, "softmax": True},  # the rate that ours liked
 )
 UNIT, HEAD = [64, 16], [128, 64]
 DATASET = "din"
