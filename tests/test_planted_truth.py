@@ -24,7 +24,7 @@ from regard.data.events import EventLog
 from regard.data.reading import Reading
 from regard.data.sources import Columns
 from regard.data.store import Dataset
-from regard.errors import InputError, ProtocolError
+from regard.errors import ProtocolError
 from regard.evaluate.result import Result
 from regard.model.ranker import Ranker
 from regard.recommend.recommender import Recommender
@@ -164,7 +164,7 @@ def test_a_rating_is_learned_as_a_number(ratings: tuple[Dataset, dict[str, float
     settings = told(data={"labels": "value"}, model={"interest": "mean"}, train={"epochs": 12, "validations": 12})
     _, result = trained(dataset, settings, tmp_path)
     last = dataset.label[dataset.offsets[2:] - 1]
-    assert figure(result, "rmse") < 0.85 * last.std()
+    assert figure(result, "rmse") < 0.75 * last.std()
     assert figure(result, "mae") < np.abs(last - np.median(last)).mean()
     rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     best = [row["validation"]["rmse"] for row in rows if row["best"]]
@@ -287,11 +287,15 @@ def test_what_a_person_said_no_to_is_no_history_when_served_either(tmp_path: Pat
     show.comparison(found, Console(file=io.StringIO()), as_json=False)
 
 
-def test_a_ranker_of_labels_has_no_retriever(tmp_path: Path) -> None:
-    """It re-ranks what people choose next, and half of these events are what they did not choose."""
+def test_a_ranker_of_labels_re_ranks_too_and_is_measured_on_labels_only(tmp_path: Path) -> None:
+    """Half of these events are what people did not choose: to find them is no success, so the pair is not ranked."""
     rows = {"user": ["u", "v"] * 20, "item": [f"i{n % 7}" for n in range(40)], "time": list(range(40))}
     dataset = built(rows | {"label": [0, 1, 1, 0] * 10}, time="time", label="label")
     first = told(model={"name": "mean"}, train={"epochs": 1})
     pipeline.train(dataset, first, tmp_path / "first")
-    with pytest.raises(InputError, match="learns given labels"):
-        pipeline.train(dataset, told(), tmp_path / "pair", retriever=tmp_path / "first")
+    run = pipeline.train(dataset, told(data={"labels": "given"}), tmp_path / "pair", retriever=tmp_path / "first")
+    found = pipeline.evaluate(run, data=dataset)
+    assert set(found.result.metrics) == set(found.baselines["popular"].metrics)
+    assert not any("ndcg" in key for key in found.result.metrics)
+    show.evaluation(found, Console(file=io.StringIO()), as_json=False)
+    assert len(Recommender(tmp_path / "pair", dataset).recommend(user="u", k=3, seen="keep").items) == 3

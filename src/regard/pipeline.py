@@ -28,6 +28,7 @@ from regard.evaluate.compare import compare as compare_results
 from regard.evaluate.result import Result
 from regard.manifest import check_free, damaged_files, new_file
 from regard.model.baseline import BASELINES
+from regard.model.itemrates import ItemRates
 from regard.model.models import TRAINED, check_name
 from regard.model.ranker import Ranker
 from regard.recommend.recommender import Recommendation, Recommender
@@ -150,11 +151,6 @@ def _first_stage(retriever: Run | str | Path | None, protocol: Protocol) -> Run 
             f"--retriever expects a run of {known}, which learns to find items; got {run.manifest['model']}"
         )
     run.dataset(protocol.dataset)
-    if resolve_labels(protocol.dataset, settings.data.labels).mode != "sampled":
-        raise InputError(
-            "--retriever re-ranks what people choose next, and this ranker learns given labels; train it with "
-            "--set data.labels=sampled, or without a retriever"
-        )
     split = run.manifest["split"]["rule"], own.data.target_behaviours
     if split != (protocol.split.rule, settings.data.target_behaviours):
         raise InputError(
@@ -205,12 +201,21 @@ def evaluate(
     stage, labelled = run.stage(device), None
     if isinstance(stage, Ranker):
         labelled = protocol.labelled(ranker_scorer(protocol, stage), part)
-        if run.retriever is None:
+        if run.retriever is None or not resolve_labels(protocol.dataset, run.settings.data.labels).sampled:
             labelled.save(run.path, f"evaluation-{on}")
-            return Evaluation(stage.name, labelled, {})
+            return Evaluation(stage.name, labelled, _labelled_floor(protocol, part, baselines))
     result = protocol.measured(protocol.scorer(run.model(device)), part)
     result.save(run.path, f"evaluation-{on}")
     return Evaluation(stage.name, result, _floor(protocol, part, baselines, stage.name), labelled=labelled)
+
+
+def _labelled_floor(protocol: Protocol, part: Part, names: str) -> dict[str, Result]:
+    """The popularity of items stands beside a ranker; other baselines say nothing of a single candidate."""
+    asked = _asked(names)
+    if "popular" not in asked:
+        return {}
+    rates = ItemRates.fit(protocol.dataset, protocol.split, protocol.settings)
+    return {"popular": protocol.labelled(rates, part)}
 
 
 def _asked(names: str) -> list[str]:

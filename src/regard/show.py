@@ -123,7 +123,7 @@ def evaluation(found: Evaluation, console: Console, *, as_json: bool) -> None:
         print_json(body if found.labelled is None else body | {"labelled": found.labelled.to_json()}, console)
         return
     if "labels" in found.result.protocol:
-        console.print(labelled_report(found.name, found.result))
+        console.print(labelled_report(found.name, found.result, found.baselines))
         return
     console.print(report(found.name, found.result, found.baselines, found.oracle))
     if found.labelled is not None:

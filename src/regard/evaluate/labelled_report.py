@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 from rich import box
 from rich.console import Group
@@ -12,15 +13,15 @@ from rich.text import Text
 from regard.evaluate.result import Number, Result
 
 
-def labelled_report(name: str, result: Result) -> Group:
-    """Return figures with intervals, the reliability table, and the protocol in words."""
+def labelled_report(name: str, result: Result, baselines: Mapping[str, Result] | None = None) -> Group:
+    """Return figures with intervals, baselines beside them, the reliability table, and the protocol in words."""
     figures = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
-    for at, head in enumerate((name, "value", "interval")):
+    columns = {name: result, **(baselines or {})}
+    for at, head in enumerate(("", *(part for each in columns for part in (each, "interval")))):
         figures.add_column(head, justify="right" if at else "left", no_wrap=True)
-    for key, number in result.metrics.items():
-        figures.add_row(
-            key.replace("|", " | "), "-" if number["value"] is None else f"{number['value']:.4f}", _interval(number)
-        )
+    for key in result.metrics:
+        numbers = [each.metrics[key] for each in columns.values()]
+        figures.add_row(key.replace("|", " | "), *(part for one in numbers for part in (_value(one), _interval(one))))
     parts: list[Table | Text] = [figures]
     if result.strata:
         parts.append(reliability(result))
@@ -60,6 +61,10 @@ def _lines(result: Result) -> list[str]:
         f"{intervals if method['resamples'] else 'No intervals were asked for'}.",
         f"{took} on {spent['machine']}, {spent['cores']} cores, device {spent['device']}.",
     ]
+
+
+def _value(number: Number) -> str:
+    return "-" if number["value"] is None else f"{number['value']:.4f}"
 
 
 def _interval(number: Number) -> str:

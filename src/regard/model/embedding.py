@@ -11,7 +11,7 @@ from torch.nn import functional
 from regard.config import ModelSettings
 from regard.data.batches import Histories
 from regard.model.dropout import Dropout
-from regard.model.items import unit_rows
+from regard.model.items import first_scale, vectors
 
 GAP_BUCKETS = 32
 FORGOTTEN = 0.05  # share of histories and requests that train without what may be missing later
@@ -27,10 +27,11 @@ class EventEmbedding(nn.Module):
         """Make the tables; with `recent`, places are counted back from the newest event."""
         super().__init__()
         width, self.recent = settings.width, recent
-        self.position = unit_rows(settings.window, width) if settings.positions == "learned" else None
-        self.behaviour = unit_rows(n_behaviours + 1, width) if settings.behaviours and n_behaviours > 1 else None
-        self.gap = unit_rows(GAP_BUCKETS, width) if settings.time_gaps else None
-        self.wait = unit_rows(GAP_BUCKETS, width) if settings.request_time else None
+        scale = first_scale(settings)
+        self.position = vectors(settings.window, width, scale) if settings.positions == "learned" else None
+        self.behaviour = vectors(n_behaviours + 1, width, scale) if settings.behaviours and n_behaviours > 1 else None
+        self.gap = vectors(GAP_BUCKETS, width, scale) if settings.time_gaps else None
+        self.wait = vectors(GAP_BUCKETS, width, scale) if settings.request_time else None
         self.dropout = Dropout(settings.dropout)
 
     def forward(self, histories: Histories, table: Tensor) -> Tensor:

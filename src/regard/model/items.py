@@ -15,7 +15,7 @@ from regard.data.shape import Shape
 from regard.data.store import Dataset
 from regard.data.vocabulary import collisions
 
-_RANKED = 0.01  # a ranker learns less by heart from vectors that start small: docs/log.md
+_RANKED = 0.1  # a ranker learns less by heart where vectors start small: docs/log.md
 
 
 class ItemTable(nn.Module):
@@ -37,10 +37,10 @@ class ItemTable(nn.Module):
         forms = dict(sorted(shape.attributes.items()))
         self.categories = [name for name, form in forms.items() if form.kind == "category"]
         self.measured = {name: form.size for name, form in forms.items() if form.kind != "category"}
-        scale = settings.item_scale or (_RANKED if settings.name == "ranker" else 1.0)
-        self.item = unit_rows((rows or shape.items) + 1, width, scale)
-        self.values = nn.ParameterList([unit_rows(forms[name].size + 1, width) for name in self.categories])
-        self.directions = nn.Parameter(self._directions(width)) if self.measured else None
+        scale = first_scale(settings)
+        self.item = vectors((rows or shape.items) + 1, width, scale)
+        self.values = nn.ParameterList([vectors(forms[name].size + 1, width, scale) for name in self.categories])
+        self.directions = nn.Parameter(scale * self._directions(width)) if self.measured else None
         self.hashes: Tensor | None
         self.codes: Tensor
         self.measures: Tensor | None
@@ -86,10 +86,16 @@ class ItemTable(nn.Module):
         if self.hashes is None:
             return self.item if items is None else functional.embedding(items, self.item)
         hashes = self.hashes if items is None else self.hashes[items]
-        rows: Tensor = functional.embedding_bag(hashes, self.item, mode="sum")
+        # int32 saves half of the buffer, but gradients through it take six times as long
+        rows: Tensor = functional.embedding_bag(hashes.long(), self.item, mode="sum")
         return rows / math.sqrt(hashes.shape[1])
 
 
-def unit_rows(count: int, width: int, scale: float = 1.0) -> nn.Parameter:
+def first_scale(settings: ModelSettings) -> float:
+    """The length that vectors have before training, of items and of what is added to them."""
+    return settings.vector_scale or (_RANKED if settings.name == "ranker" else 1.0)
+
+
+def vectors(count: int, width: int, scale: float) -> nn.Parameter:
     """Rows of length about `scale`: with the final norm and 1, logits start near zero mean and unit spread."""
     return nn.Parameter(torch.randn(count, width) * (scale * width**-0.5))
