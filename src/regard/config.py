@@ -75,6 +75,12 @@ class ModelSettings(Section):
     )
     hash_rows: int = Field(0, ge=0, description="item vectors hashed into so many rows; 0 = a row for every item")
     hash_functions: int = Field(2, ge=1, le=8, description="rows that an item's vector is summed from, if hashed")
+    transfer: Literal["auto", "init", "frozen", "fuse", "gate"] = Field(
+        "auto", description="what pretrained vectors become (`--vectors`): see docs/transfer.md; auto = gate"
+    )
+    softness: float = Field(1.0, ge=0, description="spectrum of pretrained vectors: 0 = whitened, large = as it was")
+    id_width: int = Field(0, ge=0, description="fuse: values of the learned id beside the vector; 0 = width / 4")
+    id_dropout: float = Field(0.1, ge=0, lt=1, description="gate: share of items that go without their id in a step")
     interest: str = Field("target", description="how a ranker reads a history; `regard train --help` lists the forms")
     projections: Literal["separate", "shared", "none"] = Field(
         "separate", description="linear maps of queries, keys and values: three, one for all, or none"
@@ -109,6 +115,8 @@ class TrainSettings(Section):
     learning_rate: float = Field(2e-3, gt=0, description="peak learning rate")
     weight_decay: float = Field(0.0, ge=0, description="decay of matrices and embeddings")
     warmup: float = Field(0.05, ge=0, lt=1, description="share of all steps with rising learning rate; cosine after it")
+    vectors_rate: float = Field(0.1, ge=0, description="init: learning rate of item vectors, as a share of all others")
+    freeze: float = Field(0.0, ge=0, lt=1, description="init: share of all steps before item vectors are learned on")
     clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
     validations: int = Field(24, ge=1, description="looks at validation, at most; spread evenly over the epochs")
     patience: int = Field(8, ge=1, description="looks at validation without a better figure before stopping")

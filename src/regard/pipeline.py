@@ -17,6 +17,7 @@ from regard.config import Settings
 from regard.data.describe import describe
 from regard.data.events import EventLog
 from regard.data.items import read_items
+from regard.data.knowledge import Knowledge
 from regard.data.labels import resolve_labels
 from regard.data.sources import Columns, ItemSource, Recipe
 from regard.data.split import Part
@@ -105,6 +106,7 @@ def train(
     resume: bool = False,
     console: Console | None = None,
     retriever: Run | str | Path | None = None,
+    vectors: Any = None,
 ) -> Run:
     """Train a model on the training part of a dataset, choose by validation, and write a run to `out`.
 
@@ -115,6 +117,7 @@ def train(
         resume: go on from the checkpoint in `out` if there is one, else start from the beginning.
         console: where progress is shown; None = quiet.
         retriever: for a ranker, the run that finds its candidates in the catalogue.
+        vectors: pretrained vectors for items to start from: a `Knowledge`, or a source as `Knowledge.read` takes it.
     """
     settings = settings or Settings()
     check_name(settings.model.name)
@@ -124,8 +127,9 @@ def train(
     out = Path(out)
     first = _first_stage(retriever, protocol)
     check_free(out, KIND, OWN)
+    known = _known(vectors, protocol, console)
     baseline = settings.model.name in BASELINES
-    model, told = choose(protocol) if baseline else learn(protocol, out / PROGRESS, resume, console)
+    model, told = choose(protocol) if baseline else learn(protocol, out / PROGRESS, resume, console, known)
     body = {
         "made_by": {"regard": version("regard"), "torch": str(torch.__version__), "threads": torch.get_num_threads()},
         "model": settings.model.name,
@@ -135,6 +139,30 @@ def train(
         **told,
     }
     return save_run(out, model, dataset, protocol.split.training_item_counts(dataset), body, first)
+
+
+def knowledge(
+    dataset: Dataset | str | Path, source: Any, *, ids: str | Path | None = None, trust: bool = False
+) -> Knowledge:
+    """Read pretrained vectors of the items of a dataset; see `Knowledge.read`."""
+    dataset = dataset if isinstance(dataset, Dataset) else Dataset.open(dataset)
+    return Knowledge.read(dataset, source, ids=ids, trust=trust)
+
+
+def _known(vectors: Any, protocol: Protocol, console: Console | None) -> Knowledge | None:
+    """Say how much pretrained vectors cover before training begins."""
+    if vectors is None:
+        return None
+    name = protocol.settings.model.name
+    if name in BASELINES:
+        raise InputError(f"--vectors is for models that learn item vectors; {name} counts")
+    found = vectors if isinstance(vectors, Knowledge) else knowledge(protocol.dataset, vectors)
+    if len(found.known) != protocol.dataset.n_items + 1:
+        raise InputError(f"vectors of {len(found.known) - 1:,} items; this dataset has {protocol.dataset.n_items:,}")
+    if console is not None:
+        for line in found.lines():
+            console.print(line, highlight=False, markup=False)
+    return found
 
 
 def _first_stage(retriever: Run | str | Path | None, protocol: Protocol) -> Run | None:

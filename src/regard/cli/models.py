@@ -7,7 +7,20 @@ from typing import Annotated
 
 import typer
 
-from regard.cli.options import Data, Json, Quiet, RunFolder, Set, app, out, told
+from regard.cli.options import (
+    Data,
+    InterestName,
+    Json,
+    ModelName,
+    Quiet,
+    RunFolder,
+    Set,
+    SplitRule,
+    VectorSource,
+    app,
+    out,
+    told,
+)
 from regard.errors import InputError
 
 
@@ -15,27 +28,13 @@ from regard.errors import InputError
 def train(
     dataset: Annotated[Path, typer.Argument(help="a folder made by regard prepare")],
     run: Annotated[Path | None, typer.Option("--out", help="folder to write the run to")] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="self-attention (the default), gru, lstm, seq2seq, additive, mean; ranker; popular, recent-popular, "
-            "repeat, co-visit"
-        ),
-    ] = None,
-    interest: Annotated[
-        str | None,
-        typer.Option(
-            help="how a ranker reads a history: target, multi-head, activation-unit, additive, dual, transformer, "
-            "seq2seq, gru, lstm, mean, candidate"
-        ),
-    ] = None,
+    model: ModelName = None,
+    interest: InterestName = None,
     retriever: Annotated[Path | None, typer.Option(help="a run whose candidates a ranker puts in order")] = None,
-    split: Annotated[
-        str | None,
-        typer.Option(
-            help="leave-one-out, time:Q, last-days:N, users:F, parts, random:A,B,C or none; default: as the log allows"
-        ),
-    ] = None,
+    vectors: VectorSource = None,
+    vector_ids: Annotated[Path | None, typer.Option(help="whose rows these are, where the file does not say")] = None,
+    trust: Annotated[bool, typer.Option("--trust", help="allow files of vectors that can run code when read")] = False,
+    split: SplitRule = None,
     targets: Annotated[str | None, typer.Option(help="next, last or set: which held-back events are targets")] = None,
     seen: Annotated[str | None, typer.Option(help="filter or keep items of the history; default: by the log")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda")] = None,
@@ -67,7 +66,10 @@ def train(
         raise InputError(f"--interest is for --model ranker, and this is {settings.model.name}; leave one of them out")
     try:
         shown = None if quiet or as_json else told
-        trained = pipeline.train(dataset, settings, run, resume=resume, console=shown, retriever=retriever)
+        known = pipeline.knowledge(dataset, vectors, ids=vector_ids, trust=trust) if vectors else None
+        trained = pipeline.train(
+            dataset, settings, run, resume=resume, console=shown, retriever=retriever, vectors=known
+        )
     except KeyboardInterrupt:
         told.print("the same command with --resume goes on from the last checkpoint")
         raise

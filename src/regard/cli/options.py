@@ -35,3 +35,31 @@ Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="change one setting; may be repeated")
 ]
 Data = Annotated[Path | None, typer.Option("--data", help="the dataset, if it is not where the run says")]
+
+ModelName = Annotated[
+    str | None,
+    typer.Option(
+        help="self-attention (the default), gru, lstm, seq2seq, additive, mean; ranker; popular, recent-popular, "
+        "repeat, co-visit"
+    ),
+]
+InterestName = Annotated[
+    str | None,
+    typer.Option(
+        help="how a ranker reads a history: target, multi-head, activation-unit, additive, dual, transformer, "
+        "seq2seq, gru, lstm, mean, candidate"
+    ),
+]
+VectorSource = Annotated[
+    str | None,
+    typer.Option(
+        help="pretrained vectors for items to start from: a file of words or of item ids, text:MODEL, gensim:NAME; "
+        "what they become: --set model.transfer=init, frozen, fuse or gate"
+    ),
+]
+SplitRule = Annotated[
+    str | None,
+    typer.Option(
+        help="leave-one-out, time:Q, last-days:N, users:F, parts, random:A,B,C or none; default: as the log allows"
+    ),
+]

@@ -14,6 +14,7 @@ from regard.data.attributes import item_attributes
 from regard.data.shape import Shape
 from regard.data.store import Dataset
 from regard.data.vocabulary import collisions
+from regard.model.transfer import Initial, build_transfer, id_width
 
 _RANKED = 0.1  # a ranker learns less by heart where vectors start small: docs/log.md
 
@@ -38,7 +39,8 @@ class ItemTable(nn.Module):
         self.categories = [name for name, form in forms.items() if form.kind == "category"]
         self.measured = {name: form.size for name, form in forms.items() if form.kind != "category"}
         scale = first_scale(settings)
-        self.item = vectors((rows or shape.items) + 1, width, scale)
+        self.pretrained = build_transfer(shape.items, shape.vectors, settings, scale)
+        self.item = self._first(rows or shape.items, settings, scale)
         self.values = nn.ParameterList([vectors(forms[name].size + 1, width, scale) for name in self.categories])
         self.directions = nn.Parameter(scale * self._directions(width)) if self.measured else None
         self.hashes: Tensor | None
@@ -59,16 +61,36 @@ class ItemTable(nn.Module):
             values = [torch.from_numpy(found[name].values) for name in self.measured]
             parts = [part for one in values for part in (one.nan_to_num(0.0), one.isnan().any(1, keepdim=True))]
             self.measures.copy_(torch.cat(parts, 1))
-        if self.hashes is not None:
+        if self.hashes is not None and self.item is not None:
             self.hashes.copy_(torch.from_numpy(dataset.items.hashed(len(self.item) - 1, self.hashes.shape[1])))
+
+    def take(self, rows: Tensor, told: Tensor, counts: Tensor) -> None:
+        """Read pretrained vectors (V + 1, K), which items have one, and the training events of each (V + 1,)."""
+        assert self.pretrained is not None
+        self.pretrained.take(rows, told, counts)
+        if isinstance(self.pretrained, Initial) and self.item is not None:
+            with torch.no_grad():
+                self.item[told] = rows[told].to(self.item.dtype)
+
+    @property
+    def told(self) -> Tensor | None:
+        """Which items have a pretrained vector, (V + 1,); None where there are none."""
+        return None if self.pretrained is None else self.pretrained.told
+
+    @property
+    def started(self) -> list[nn.Parameter]:
+        """What started from pretrained vectors and is learned on."""
+        return [self.item] if isinstance(self.pretrained, Initial) and self.item is not None else []
 
     def collisions(self) -> dict[str, Any] | None:
         """Report which items share their rows; None where every item has its own."""
-        return None if self.hashes is None else collisions(self.hashes.cpu().numpy(), len(self.item) - 1)
+        if self.hashes is None or self.item is None:
+            return None
+        return collisions(self.hashes.cpu().numpy(), len(self.item) - 1)
 
     def forward(self, items: Tensor | None = None) -> Tensor:
         """Vectors of the items (R,) -> (R, width), or of all: (V + 1, width)."""
-        table = self._ids(items)
+        table = self._ids(items) if self.pretrained is None else self.pretrained(self._own(items), items)
         for values, codes in zip(self.values, self.codes, strict=True):
             table = table + functional.embedding(codes if items is None else codes[items], values)
         if self.directions is not None and self.measures is not None:
@@ -82,7 +104,18 @@ class ItemTable(nn.Module):
             part[:-1] /= max(len(part) - 1, 1) ** 0.5
         return torch.cat(parts)
 
+    def _first(self, rows: int, settings: ModelSettings, scale: float) -> nn.Parameter | None:
+        """Learned rows before training; from zero where a pretrained vector tells items apart."""
+        if self.pretrained is None or isinstance(self.pretrained, Initial):
+            return vectors(rows + 1, settings.width, scale)
+        width = id_width(settings)
+        return nn.Parameter(torch.zeros(rows + 1, width)) if width else None
+
+    def _own(self, items: Tensor | None) -> Tensor | None:
+        return None if self.item is None else self._ids(items)
+
     def _ids(self, items: Tensor | None) -> Tensor:
+        assert self.item is not None
         if self.hashes is None:
             return self.item if items is None else functional.embedding(items, self.item)
         hashes = self.hashes if items is None else self.hashes[items]

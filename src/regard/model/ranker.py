@@ -75,7 +75,13 @@ class Ranker(nn.Module):
             self.head = MlpHead(sum(plain) + width * sizes.count(width), settings)
         self.personal = settings.user_ids
         self.known: Tensor
+        self.trained: Tensor
         self.register_buffer("known", torch.zeros(shape.items + 1, dtype=torch.bool))
+        self.register_buffer("trained", torch.zeros(shape.items + 1, dtype=torch.bool))
+
+    def transferred(self) -> list[nn.Parameter]:
+        """What started from pretrained vectors, and is learned at a rate of its own."""
+        return self.item_embedding.started
 
     @property
     def table(self) -> Tensor:
@@ -148,10 +154,14 @@ class Ranker(nn.Module):
         return functional.binary_cross_entropy_with_logits(logits, requests.labels)
 
     def readable(self, requests: Requests) -> Requests:
-        """Requests with items that have no training events as unknown: negatives teach what row 0 means."""
-        items = requests.histories.items
-        items = items.where(self.known[items], 0)
-        candidates = requests.candidates.where(self.known[requests.candidates], 0)
+        """Requests with items of which nothing is known as the unknown one.
+
+        In training these are all items without training events: as negatives they teach what row 0 means, and those
+        that have a pretrained vector are not pushed down for being new.
+        """
+        items, known = requests.histories.items, self.trained if self.training else self.known
+        items = items.where(known[items], 0)
+        candidates = requests.candidates.where(known[requests.candidates], 0)
         return replace(requests, histories=replace(requests.histories, items=items), candidates=candidates)
 
     def predict(self, requests: Requests, table: Tensor | None = None) -> Tensor:

@@ -37,7 +37,13 @@ class Retriever(nn.Module):
         self.angles = TimeAngles(head, settings.request_time) if settings.time_lags else None
         self.nothing = nn.Parameter(torch.zeros(settings.width))
         self.known: Tensor
+        self.trained: Tensor
         self.register_buffer("known", torch.zeros(shape.items + 1, dtype=torch.bool))
+        self.register_buffer("trained", torch.zeros(shape.items + 1, dtype=torch.bool))
+
+    def transferred(self) -> list[nn.Parameter]:
+        """What started from pretrained vectors, and is learned at a rate of its own."""
+        return self.item_embedding.started
 
     @property
     def table(self) -> Tensor:
@@ -80,6 +86,17 @@ class Retriever(nn.Module):
         with torch.autocast(users.device.type, enabled=False):  # in half precision items would tie
             return users.float() @ table.float().T
 
+    def _offered(self, table: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """The rows (V', width) that compete in the softmax, and which of them the targets are.
+
+        Items without training events do not compete: they would only learn that nobody wants them, whatever
+        their pretrained vectors and attributes say.
+        """
+        if bool(self.trained[1:].all()) or not bool(self.trained.any()):
+            return table[1:], targets - 1
+        place = self.trained.cumsum(0) - 1
+        return table[self.trained], place[targets]
+
     def loss(self, batch: TrainingBatch) -> Tensor:
         """Mean cross-entropy of the next item over all events of the batch that have a target."""
         table = self.table
@@ -88,8 +105,8 @@ class Retriever(nn.Module):
         states = torch.cat([states[later], self.nothing.to(states.dtype).expand(int(first.sum()), -1)])
         if batch.contexts is not None and batch.first_contexts is not None:
             states = self._asked(states, torch.cat([batch.contexts[later], batch.first_contexts[first]]))
-        targets = torch.cat([batch.targets[later], batch.first_targets[first]]) - 1
-        items = table[1:]
+        targets = torch.cat([batch.targets[later], batch.first_targets[first]])
+        items, targets = self._offered(table, targets)
         if self.negatives:
             drawn = torch.randint(len(items), (self.negatives,), device=items.device)
             return sampled_next_item_loss(states, items, targets, drawn)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -55,6 +55,14 @@ class Learner(Protocol):
 
     def loss(self, batch: Any) -> Tensor:
         """Scalar loss of a batch."""
+
+
+@runtime_checkable
+class Transferring(Protocol):
+    """What some models say besides: which of their parameters started from pretrained vectors."""
+
+    def transferred(self) -> list[nn.Parameter]:
+        """Parameters with a learning rate of their own."""
 
 
 @dataclass
@@ -180,8 +188,9 @@ class _Training:
 
     def _step(self, batch: Any) -> float:
         rate = self.settings.learning_rate * schedule(self.state.step, self.steps, self.settings.warmup)
+        frozen = self.state.step < self.settings.freeze * self.steps
         for group in self.optimiser.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * (group["share"] if not (frozen and group["started"]) else 0.0)
         with torch.autocast(self.device.type, self.precision or torch.bfloat16, enabled=self.precision is not None):
             loss: Tensor = cast(Learner, self.model).loss(batch.to(self.device))
         value = float(loss.detach())
@@ -265,11 +274,18 @@ def _cpu_multiplies_bfloat16() -> bool:
 
 
 def _optimiser(model: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
-    """Decay draws matrices and tables of vectors towards zero; norms, biases and single vectors are left alone."""
-    parameters = list(model.parameters())
+    """Decay draws matrices and tables of vectors towards zero; norms, biases and single vectors are left alone.
+
+    What started from pretrained vectors has a share of the learning rate, and no decay: it should stay near them.
+    """
+    started = [] if not isinstance(model, Transferring) else model.transferred()
+    own = {id(each) for each in started}
+    parameters = [each for each in model.parameters() if id(each) not in own]
+    plain = {"share": 1.0, "started": False}
     groups = [
-        {"params": [each for each in parameters if each.ndim > 1], "weight_decay": settings.weight_decay},
-        {"params": [each for each in parameters if each.ndim <= 1], "weight_decay": 0.0},
+        {"params": [each for each in parameters if each.ndim > 1], "weight_decay": settings.weight_decay, **plain},
+        {"params": [each for each in parameters if each.ndim <= 1], "weight_decay": 0.0, **plain},
+        {"params": started, "weight_decay": 0.0, "share": settings.vectors_rate, "started": True},
     ]
     kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
     return kind([group for group in groups if group["params"]], lr=settings.learning_rate, fused=True)

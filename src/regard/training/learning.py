@@ -11,6 +11,7 @@ import torch
 from rich.console import Console
 
 from regard.data.batches import TrainingBatches
+from regard.data.knowledge import Knowledge
 from regard.data.requests import RequestBatches
 from regard.data.shape import Shape
 from regard.data.vocabulary import collision_line
@@ -23,15 +24,19 @@ from regard.train.loop import Batches, autocast_type, choose_device, fit, set_th
 from regard.train.progress import Watch
 from regard.training.baselines import told
 from regard.training.protocol import Protocol, check_learnable, median_gap
+from regard.training.transfer import Fitted
 
 Validate = Callable[[], dict[str, Any]]
 """Figures of which less is better."""
 
 
 def learn(
-    protocol: Protocol, progress: Path, resume: bool, console: Console | None
+    protocol: Protocol, progress: Path, resume: bool, console: Console | None, knowledge: Knowledge | None = None
 ) -> tuple[Retriever | Ranker, dict[str, Any]]:
-    """Train the model of the settings; `progress` is the folder of its checkpoint and log."""
+    """Train the model of the settings; `progress` is the folder of its checkpoint and log.
+
+    `knowledge`: pretrained vectors for its items to start from.
+    """
     dataset, settings = protocol.dataset, protocol.settings
     check_learnable(dataset, settings)
     set_threads(settings.train.threads)
@@ -39,13 +44,18 @@ def learn(
     shape = Shape.of(dataset, settings.model.attributes, settings.model.context)
     if settings.model.name == "ranker" and settings.data.histories:
         shape = replace(shape, histories=histories_of(settings.data.histories, dataset.behaviours))
+    counts = protocol.split.training_item_counts(dataset)
+    fitted = None if knowledge is None else Fitted.of(knowledge, counts, settings.model)
+    shape = replace(shape, vectors=0 if fitted is None else fitted.rows.shape[1])
     model = build(settings, shape)
     assert isinstance(model, Retriever | Ranker)
     model.item_embedding.fill(dataset)
     hashing = model.item_embedding.collisions()
     if console and hashing:
         console.print(collision_line(hashing), highlight=False)
-    model.known = torch.from_numpy(protocol.split.training_item_counts(dataset) > 0)
+    model.known, model.trained = torch.from_numpy(counts > 0), torch.from_numpy(counts > 0)
+    if fitted is not None:
+        fitted.hand_to(model, counts)
     model.to(choose_device(settings.train.device))
     batches, validate, notes = _ranking(protocol, model) if isinstance(model, Ranker) else _retrieval(protocol, model)
     metric, validate = rising(settings.train.metric, validate)
@@ -54,13 +64,18 @@ def learn(
         batches,
         settings.train.model_copy(update={"metric": metric}),
         progress,
-        told={"dataset": dataset.fingerprint, **settings.model_dump(mode="json")},
+        told={
+            "dataset": dataset.fingerprint,
+            "vectors": knowledge.fingerprint if knowledge else None,
+            **settings.model_dump(mode="json"),
+        },
         validate=validate,
         resume=resume,
         watch=Watch(console) if console else None,
     )
     best = next((row for row in reversed(rows) if row["best"]), rows[-1])
-    found = {"validation": best["validation"], "epochs": rows, "targets": notes}
+    vectors = None if knowledge is None or fitted is None else {**knowledge.facts, "geometry": fitted.geometry.facts()}
+    found = {"validation": best["validation"], "epochs": rows, "targets": notes, "vectors": vectors}
     return model, told(shape=shape.as_dict(), hashing=hashing, median_gap=median_gap(protocol), **found)
 
 

@@ -1,0 +1,130 @@
+"""What is known of items before anybody has met them: a vector for each, by its id, by its words, or from its text."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from regard.data.store import Dataset
+from regard.data.textencoder import text_vectors
+from regard.data.vectors import Vectors, read_vectors
+from regard.data.words import item_texts, item_vectors
+from regard.errors import InputError, SettingsError, nearest
+
+By = Literal["auto", "id", "words"]
+TEXT = "text:"
+COLUMNS = ("title", "text")
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """Pretrained vectors of the items of a dataset, joined by id and never by the order of rows.
+
+    rows: float32 (n_items + 1, D), 0 where nothing is known; row 0 is the unknown item. known: bool (n_items + 1,).
+    facts: where they come from and how much of the log they cover, fit for JSON.
+    """
+
+    rows: npt.NDArray[np.float32]
+    known: npt.NDArray[np.bool_]
+    facts: Mapping[str, Any] = field(repr=False)
+
+    @classmethod
+    def read(
+        cls,
+        dataset: Dataset,
+        source: Any,
+        *,
+        by: By = "auto",
+        ids: str | Path | Sequence[str] | None = None,
+        trust: bool = False,
+        columns: Sequence[str] = COLUMNS,
+    ) -> Knowledge:
+        """Read what a source says of the items of a dataset.
+
+        Args:
+            dataset: gives ids, and the texts of the item table.
+            source: `text:MODEL` (a sentence encoder reads the texts), or vectors as `read_vectors` takes them.
+            by: whose vectors these are: of item ids (`id`), or of words, averaged over the text of an item (`words`);
+                `auto` takes what knows more items, ids where both know as many.
+            ids: whose rows they are, for formats that do not say it themselves.
+            trust: allow formats that can run code while they are read.
+            columns: of the item table, whose values are the text of an item.
+
+        Raises:
+            InputError: the source cannot be read, or knows none of the items.
+            SettingsError: `by` is none of these.
+        """
+        if by not in get_args(By):
+            raise SettingsError(f"vectors by {by!r}{nearest(str(by), get_args(By))}; known: {', '.join(get_args(By))}")
+        events = np.bincount(dataset.item, minlength=dataset.n_items + 1)
+        if isinstance(source, str) and source.startswith(TEXT):
+            found = text_vectors(item_texts(dataset, columns), source.removeprefix(TEXT))
+            return cls._of(found, events, {"by": "text", "columns": list(columns)})
+        own = None if by == "words" else read_vectors(source, dataset.items.array.to_pylist(), ids=ids, trust=trust)
+        if own is not None and (by == "id" or own.known.all() or not _described(dataset, columns)):
+            return cls._of(own, events, {"by": "id"})
+        try:
+            words = item_vectors(item_texts(dataset, columns), source, events=events[1:], ids=ids, trust=trust)
+        except InputError:
+            if own is None or not own.known.any():
+                raise
+            return cls._of(own, events, {"by": "id"})
+        if own is not None and own.known.sum() >= words.vectors.known.sum():
+            return cls._of(own, events, {"by": "id"})
+        told = {
+            "by": "words",
+            "columns": list(columns),
+            "words": words.coverage.as_dict(),
+            "line": words.coverage.line(),
+        }
+        return cls._of(words.vectors, events, told)
+
+    @classmethod
+    def _of(cls, vectors: Vectors, events: npt.NDArray[np.integer[Any]], told: Mapping[str, Any]) -> Knowledge:
+        if not vectors.known.any():
+            raise InputError(
+                f"{vectors.report.source} knows none of the {len(vectors.keys):,} items of this dataset, such as "
+                f"{vectors.keys[0]!r}; expected vectors of item ids, or of the words of a title in the item table"
+            )
+        known = np.concatenate([[False], vectors.known])
+        rows = np.concatenate([np.zeros((1, vectors.width), np.float32), vectors.matrix])
+        rows[~known] = 0.0
+        covered = {
+            "items": [int(known.sum()), len(vectors.keys)],
+            "events": [int(events[known].sum()), int(events.sum())],
+        }
+        return cls(rows, known, {**told, **covered, "report": vectors.report.as_dict()})
+
+    @property
+    def width(self) -> int:
+        """Number of values of a vector."""
+        return int(self.rows.shape[1])
+
+    @property
+    def fingerprint(self) -> str:
+        """What tells these vectors from others."""
+        digest = hashlib.blake2b(np.ascontiguousarray(self.rows).tobytes(), digest_size=16)
+        digest.update(self.known.tobytes())
+        return digest.hexdigest()
+
+    def lines(self) -> list[str]:
+        """Say in plain words what is known, before training begins."""
+        (items, all_items), (events, all_events) = self.facts["items"], self.facts["events"]
+        source = self.facts["report"]["source"]
+        means = {"id": "by item id", "words": "by the words of an item", "text": "from the text of an item"}
+        first = (
+            f"vectors of {self.width} values from {source}, {means[self.facts['by']]}: "
+            f"{items:,} of {all_items:,} items, {events / max(all_events, 1):.1%} of the events"
+        )
+        return [first, *([self.facts["line"]] if "line" in self.facts else [])]
+
+
+def _described(dataset: Dataset, columns: Sequence[str]) -> bool:
+    table = dataset.item_table
+    return table is not None and any(name in table.column_names for name in columns)

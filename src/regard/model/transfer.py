@@ -1,0 +1,187 @@
+"""Four ways for item vectors to start from pretrained ones; all end as one table, for scoring and for export.
+
+    init    the table starts from the vectors and is learned on
+    frozen  vectors through a two-layer adapter; no ids
+    fuse    whitened vectors, frozen, beside a short learned id (AlphaFuse: Hu et al. 2025, arXiv 2504.19218)
+    gate    an id plus the adapted vector, which counts the more the fewer training events an item has
+
+Letters: V items, W width, K values of a pretrained vector, R rows asked for.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from regard.config import ModelSettings
+from regard.errors import SettingsError
+from regard.model.dropout import Dropout
+
+MODES = ("init", "frozen", "fuse", "gate")
+
+
+class Pretrained(nn.Module):
+    """What is known of items beforehand: `rows` (V + 1, K), 0 where nothing is; `told` (V + 1,) says of which it is.
+
+    Both are buffers, so that saved weights need no file of vectors. `ids` are the learned rows (V + 1, id_width), or
+    None where there are none.
+    """
+
+    rows: Tensor
+    told: Tensor
+
+    def __init__(self, items: int, size: int) -> None:
+        super().__init__()
+        self.register_buffer("rows", torch.zeros(items + 1, size))
+        self.register_buffer("told", torch.zeros(items + 1, dtype=torch.bool))
+
+    def take(self, rows: Tensor, told: Tensor, counts: Tensor) -> None:  # noqa: ARG002 - not all ways read counts
+        """Read vectors (V + 1, K), which items have one, and how many training events each item has (V + 1,)."""
+        self.rows.copy_(rows)
+        self.told.copy_(told)
+
+    def of(self, items: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Rows and `told` of the items (R,), or of all."""
+        return (self.rows, self.told) if items is None else (self.rows[items], self.told[items])
+
+
+class Adapter(nn.Module):
+    """K values -> W: two linear maps with a GELU between, then a norm at the scale of all other item vectors.
+
+    Items of which nothing is told share a learned vector.
+    """
+
+    def __init__(self, size: int, settings: ModelSettings, scale: float) -> None:
+        super().__init__()
+        width = settings.width
+        self.layers = nn.Sequential(
+            nn.Linear(size, width),
+            nn.GELU(),
+            Dropout(settings.dropout),
+            nn.Linear(width, width),
+            nn.LayerNorm(width),
+        )
+        nn.init.constant_(cast(nn.LayerNorm, self.layers[-1]).weight, scale * width**-0.5)
+        self.nothing = nn.Parameter(torch.randn(width) * (scale * width**-0.5))
+
+    def forward(self, rows: Tensor, told: Tensor) -> Tensor:
+        """(R, K), (R,) -> (R, W)."""
+        adapted: Tensor = self.layers(rows)
+        return torch.where(told[:, None], adapted, self.nothing.to(adapted.dtype))
+
+
+class Frozen(Pretrained):
+    """No ids: an item is what its vector says."""
+
+    def __init__(self, items: int, size: int, settings: ModelSettings, scale: float) -> None:
+        super().__init__(items, size)
+        self.adapter = Adapter(size, settings, scale)
+
+    def forward(self, ids: Tensor | None, items: Tensor | None) -> Tensor:  # noqa: ARG002 - there are no ids
+        """-> (R, W)."""
+        adapted: Tensor = self.adapter(*self.of(items))
+        return adapted
+
+
+class Fused(Pretrained):
+    """The vector as it is, beside an id of `model.id_width` values that starts from zero."""
+
+    def __init__(self, items: int, size: int) -> None:
+        super().__init__(items, size)
+        self.nothing = nn.Parameter(torch.zeros(size))
+
+    def forward(self, ids: Tensor | None, items: Tensor | None) -> Tensor:
+        """(R, id_width) -> (R, W)."""
+        assert ids is not None
+        rows, told = self.of(items)
+        return torch.cat([torch.where(told[:, None], rows, self.nothing), ids], 1)
+
+
+class Gated(Pretrained):
+    """id + g adapter(vector), g = m / (n + m) with n training events and m their mean over items that have any.
+
+    Ids start from zero, and in training a share of the items goes without theirs, so that the vector alone is
+    enough for an item that nobody has met.
+    """
+
+    gate: Tensor
+
+    def __init__(self, items: int, size: int, settings: ModelSettings, scale: float) -> None:
+        super().__init__(items, size)
+        self.adapter, self.without = Adapter(size, settings, scale), settings.id_dropout
+        self.register_buffer("gate", torch.ones(items + 1))
+
+    def take(self, rows: Tensor, told: Tensor, counts: Tensor) -> None:
+        """Read vectors, and weigh them by training events."""
+        super().take(rows, told, counts)
+        met = counts[1:][counts[1:] > 0].float()
+        mean = met.mean() if len(met) else torch.ones(())
+        self.gate.copy_(mean / (counts + mean))
+
+    def forward(self, ids: Tensor | None, items: Tensor | None) -> Tensor:
+        """(R, W) -> (R, W)."""
+        assert ids is not None
+        rows, told = self.of(items)
+        gate = self.gate if items is None else self.gate[items]
+        if self.training and self.without:
+            ids = ids * (torch.rand(len(ids), 1, device=ids.device) >= self.without)
+        adapted: Tensor = self.adapter(rows, told)
+        return ids + gate[:, None] * adapted
+
+
+class Initial(Pretrained):
+    """The table itself, which `ItemTable` starts from the rows; they are not needed again."""
+
+    def __init__(self, items: int) -> None:
+        super().__init__(items, 0)
+
+    def take(self, rows: Tensor, told: Tensor, counts: Tensor) -> None:  # noqa: ARG002 - one signature for all
+        """Remember which items started from a vector."""
+        self.told.copy_(told)
+
+    def forward(self, ids: Tensor | None, items: Tensor | None) -> Tensor:  # noqa: ARG002 - one signature for all
+        """(R, W) -> (R, W)."""
+        assert ids is not None
+        return ids
+
+
+def build_transfer(items: int, size: int, settings: ModelSettings, scale: float) -> Pretrained | None:
+    """Return what `model.transfer` names, for vectors of `size` values; None without vectors."""
+    if not size:
+        return None
+    if settings.hash_rows:
+        raise SettingsError(
+            f"model.hash_rows={settings.hash_rows} and pretrained vectors exclude each other: hashed rows are shared "
+            "by items that have nothing to do with each other; leave out one of them"
+        )
+    if settings.transfer == "frozen":
+        return Frozen(items, size, settings, scale)
+    if settings.transfer == "fuse":
+        return Fused(items, size)
+    return Initial(items) if settings.transfer == "init" else Gated(items, size, settings, scale)
+
+
+def vector_width(settings: ModelSettings) -> int | None:
+    """How many values a vector is brought to before training; None = as many as it has."""
+    if settings.transfer == "fuse":
+        return settings.width - id_width(settings)
+    return settings.width if settings.transfer == "init" else None
+
+
+def id_width(settings: ModelSettings) -> int:
+    """Width of the learned id of an item; 0 = there is none."""
+    if settings.transfer == "frozen":
+        return 0
+    if settings.transfer != "fuse":
+        return settings.width
+    width = settings.id_width or max(1, settings.width // 4)
+    if width >= settings.width:
+        raise SettingsError(
+            f"model.id_width={width} leaves nothing of model.width={settings.width} for pretrained vectors"
+        )
+    return width
+
+
+__all__ = ["MODES", "Initial", "Pretrained", "build_transfer", "id_width", "vector_width"]

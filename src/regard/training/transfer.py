@@ -1,0 +1,54 @@
+"""Pretrained vectors on their way into a model: fitted to its width on what is trained, and handed over."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from regard.config import ModelSettings
+from regard.data.geometry import Geometry
+from regard.data.knowledge import Knowledge
+from regard.errors import InputError
+from regard.model.items import first_scale
+from regard.model.ranker import Ranker
+from regard.model.retriever import Retriever
+from regard.model.transfer import vector_width
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """Vectors as a model takes them, (n_items + 1, K), which items have one, and the transform for items to come."""
+
+    rows: npt.NDArray[np.float32]
+    known: npt.NDArray[np.bool_]
+    geometry: Geometry
+
+    @classmethod
+    def of(cls, knowledge: Knowledge, counts: npt.NDArray[np.int64], settings: ModelSettings) -> Fitted:
+        """Centre vectors and weigh their spectrum, as fitted on items with training events, `counts` (n_items + 1,).
+
+        Raises:
+            InputError: fewer than two of these items have a vector.
+        """
+        trained = knowledge.known & (counts > 0)
+        if trained.sum() < 2:
+            raise InputError(
+                f"pretrained vectors are fitted on items with training events, and only {int(trained.sum())} of "
+                f"{int((counts > 0).sum()):,} has one; see the coverage above"
+            )
+        width = vector_width(settings)
+        values = width or knowledge.width
+        # a table starts at the scale of other tables; an adapter reads values of about one
+        scale = first_scale(settings) * (values / settings.width) ** 0.5 if width else values**0.5
+        geometry = Geometry.fit(knowledge.rows[trained], width, softness=settings.softness, norm=scale)
+        rows = np.zeros((len(knowledge.rows), values), np.float32)
+        rows[knowledge.known] = geometry.apply(knowledge.rows[knowledge.known])
+        return cls(rows, knowledge.known, geometry)
+
+    def hand_to(self, model: Retriever | Ranker, counts: npt.NDArray[np.int64]) -> None:
+        """Give the model its rows; what has a vector is known to it from now on."""
+        model.item_embedding.take(torch.from_numpy(self.rows), torch.from_numpy(self.known), torch.from_numpy(counts))
+        model.known = model.known | torch.from_numpy(self.known)

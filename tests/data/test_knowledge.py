@@ -1,0 +1,90 @@
+"""Pretrained vectors of items: joined by id, by words where these know more, and never by the order of rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from regard.data import textencoder
+from regard.data.events import EventLog
+from regard.data.knowledge import Knowledge
+from regard.data.store import Dataset
+from regard.errors import InputError, SettingsError
+
+TITLES = {"b": "red shoe", "a": "blue shoe", "c": "zzz", "d": None, "e": "red red hat"}
+WORDS = {"red": [1.0, 0.0], "blue": [0.0, 1.0], "shoe": [2.0, 2.0], "hat": [4.0, 0.0]}
+
+
+def shop(titles: bool = True) -> Dataset:
+    log = EventLog.read(pa.table({"user": ["u"] * 4, "item": ["a", "b", "c", "a"], "time": [1, 2, 3, 4]}))
+    table = {"id": list(TITLES), **({"title": list(TITLES.values())} if titles else {"price": [1.0] * 5})}
+    return Dataset.build(log, None, pa.table(table))
+
+
+def row(knowledge: Knowledge, dataset: Dataset, name: str) -> list[float]:
+    found: list[float] = knowledge.rows[int(dataset.items.index([name])[0])].tolist()
+    return found
+
+
+def test_vectors_of_ids_are_joined_by_id() -> None:
+    dataset = shop()
+    found = Knowledge.read(dataset, {"e": [5.0, 1.0], "a": [1.0, 2.0], "nobody": [9.0, 9.0], "c": [3.0, 3.0]})
+    assert found.facts["by"] == "id"
+    assert (row(found, dataset, "a"), row(found, dataset, "e")) == ([1.0, 2.0], [5.0, 1.0])
+    assert row(found, dataset, "b") == [0.0, 0.0]
+    assert not found.known[0]
+    assert found.known.sum() == 3
+    assert found.facts["items"] == [3, 5]
+    assert found.facts["events"] == [3, 4]  # a twice, c once
+
+
+def test_words_are_averaged_where_they_know_more_items(tmp_path: Path) -> None:
+    dataset = shop()
+    file = tmp_path / "words.txt"
+    file.write_text("".join(f"{word} {x} {y}\n" for word, (x, y) in WORDS.items()))
+    found = Knowledge.read(dataset, file)
+    assert found.facts["by"] == "words"
+    x, y = row(found, dataset, "a")  # blue weighs at least as much as shoe, which two titles share
+    assert 0 < x < y <= 2
+    assert row(found, dataset, "c") == row(found, dataset, "d") == [0.0, 0.0]
+    assert found.known.sum() == 3
+    assert "by the words of an item: 3 of 5 items, 75.0% of the events" in found.lines()[0]
+    assert "zzz" in found.lines()[1]
+
+
+def test_ids_win_where_both_know_as_many_and_a_choice_can_be_forced() -> None:
+    dataset = shop()
+    both = {**WORDS, **{name: [1.0, 1.0] for name in "abe"}}
+    assert Knowledge.read(dataset, both).facts["by"] == "id"
+    assert Knowledge.read(dataset, both, by="words").facts["by"] == "words"
+    with pytest.raises(SettingsError, match=r"vectors by 'word' \(did you mean 'words'"):
+        Knowledge.read(dataset, both, by="word")  # type: ignore[arg-type]
+
+
+def test_texts_go_through_an_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    def encode(texts: list[str], model: str, **options: object) -> np.ndarray:
+        assert model == "some-model"
+        return np.array([[len(text), 1.0, 0.5] for text in texts], np.float32)
+
+    monkeypatch.setattr(textencoder, "encode", encode)
+    dataset = shop()
+    found = Knowledge.read(dataset, "text:some-model")
+    assert row(found, dataset, "b") == [8.0, 1.0, 0.5]
+    assert found.known.sum() == 4
+    assert "from the text of an item" in found.lines()[0]
+
+
+def test_what_tells_vectors_apart() -> None:
+    dataset = shop()
+    one, two = ({"a": [1.0, 2.0], "b": [1.0, last]} for last in (3.0, 4.0))
+    assert Knowledge.read(dataset, one).fingerprint == Knowledge.read(dataset, dict(one)).fingerprint
+    assert Knowledge.read(dataset, one).fingerprint != Knowledge.read(dataset, two).fingerprint
+
+
+@pytest.mark.parametrize("titles", [True, False])
+def test_vectors_that_know_nothing_are_refused(titles: bool) -> None:
+    with pytest.raises(InputError, match=r"knows none of .*, such as '"):
+        Knowledge.read(shop(titles), {"elsewhere": [1.0, 2.0]})

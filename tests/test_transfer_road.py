@@ -1,0 +1,118 @@
+"""Pretrained vectors down the whole road: an item that nobody has met is found by what is known of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pytest
+from typer.testing import CliRunner
+
+from regard import pipeline
+from regard.cli import app
+from regard.config import Settings
+from regard.data.events import EventLog
+from regard.data.store import Dataset
+from regard.errors import InputError, SettingsError
+from regard.recommend.recommender import Recommender
+
+MODES = ["init", "frozen", "fuse", "gate"]
+
+
+def clubs(users: int = 120, each: int = 8) -> tuple[Dataset, dict[str, list[float]]]:
+    """Two clubs that never meet, and vectors that know the club of every item; `new tea` and `new ale` are unmet."""
+    rng = np.random.default_rng(0)
+    names = {club: [f"{club} {at}" for at in range(12)] for club in ("tea", "ale")}
+    rows = [
+        (f"{club}{user}", item)
+        for club in names
+        for user in range(users)
+        for item in rng.permutation(names[club])[:each]
+    ]
+    log = pa.table({"user": [row[0] for row in rows], "item": [row[1] for row in rows], "time": list(range(len(rows)))})
+    items = [*names["tea"], *names["ale"], "new tea", "new ale"]
+    side = {"tea": [3.0, 0.0, 0.0, 0.0], "ale": [0.0, 3.0, 0.0, 0.0]}
+    vectors = {item: (np.array(side[item.split()["new" in item]]) + rng.normal(0, 0.3, 4)).tolist() for item in items}
+    events = EventLog.read(log, time_kind="order")
+    return Dataset.build(events, None, pa.table({"id": items, "title": items})), vectors
+
+
+def small(mode: str, **changes: str) -> Settings:
+    told = {"model.name": "mean", "model.width": 16, "model.transfer": mode, "data.split": "leave-one-out"}
+    told |= {"train.epochs": 30, "train.learning_rate": 0.02, "train.batch_tokens": 256, "train.threads": 1}
+    told |= {"train.precision": "float32", "train.validations": 1, "evaluate.bootstrap": 0, **changes}
+    return Settings().changed([f"{name}={value}" for name, value in told.items()])
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_unmet_items_are_found_by_their_vectors(mode: str, tmp_path: Path) -> None:
+    dataset, vectors = clubs()
+    run = pipeline.train(dataset, small(mode), tmp_path / mode, vectors=vectors)
+    recommender = Recommender(tmp_path / mode, dataset)
+    for club, other in (("tea", "ale"), ("ale", "tea")):
+        history = [f"{club} {at}" for at in range(6)]
+        found = [one.item for one in recommender.recommend(history=history, k=26, seen="keep").items]
+        assert found.index(f"new {club}") < found.index(f"new {other}"), (mode, found)
+    assert run.manifest["vectors"]["items"] == [26, 26]
+    assert run.manifest["vectors"]["geometry"]["rows"] == 24
+
+
+def test_without_vectors_unmet_items_are_not_recommended(tmp_path: Path) -> None:
+    dataset, _ = clubs(users=20)
+    pipeline.train(dataset, small("auto", **{"train.epochs": "1"}), tmp_path / "run")
+    found = Recommender(tmp_path / "run", dataset).recommend(history=["tea 0"], k=26, seen="keep").items
+    assert len(found) == 24
+    assert not {one.item for one in found} & {"new tea", "new ale"}
+
+
+def test_a_frozen_start_stays_where_it_is(tmp_path: Path) -> None:
+    """`train.freeze` up to the last step, or no rate at all: the table ends as it began."""
+    dataset, vectors = clubs(users=20)
+    tables = []
+    for name, change in (
+        ("none", "train.vectors_rate=0"),
+        ("late", "train.freeze=0.999"),
+        ("own", "train.vectors_rate=1"),
+    ):
+        settings = small("init", **{"train.epochs": "2"}).changed([change])
+        run = pipeline.train(dataset, settings, tmp_path / name, vectors=vectors)
+        tables.append(run.stage().item_embedding.item.detach()[1:])  # type: ignore[union-attr]
+    assert (tables[0] - tables[1]).abs().max() < 1e-3
+    assert (tables[0] - tables[2]).abs().max() > 0.05
+
+
+def test_the_command_reads_words_and_says_how_much_it_knows(tmp_path: Path) -> None:
+    _, vectors = clubs(users=20)
+    events = [(user, item) for user in ("u", "v", "w") for item in list(vectors)[8:17]]
+    table = pa.table({"user": [one[0] for one in events], "item": [one[1] for one in events], "time": list(range(27))})
+    pyarrow.csv.write_csv(table, tmp_path / "log.csv")
+    pyarrow.csv.write_csv(pa.table({"id": list(vectors), "title": list(vectors)}), tmp_path / "items.csv")
+    (tmp_path / "words.txt").write_text("tea 1 0 1\nale 0 1 1\nnew 1 1 0\n")
+    words = [
+        "prepare",
+        str(tmp_path / "log.csv"),
+        "--out",
+        str(tmp_path / "shop"),
+        "--items",
+        str(tmp_path / "items.csv"),
+    ]
+    assert CliRunner().invoke(app, words).exit_code == 0
+    train = ["train", str(tmp_path / "shop"), "--model", "mean", "--out", str(tmp_path / "run"), "--json"]
+    train += ["--vectors", str(tmp_path / "words.txt"), "--set", "train.epochs=1", "--set", "model.width=8"]
+    done = CliRunner().invoke(app, train)
+    assert done.exit_code == 0, done.output
+    assert json.loads((tmp_path / "run" / "manifest.json").read_text())["vectors"]["by"] == "words"
+
+
+def test_mistakes_have_one_clear_line(tmp_path: Path) -> None:
+    dataset, vectors = clubs(users=5)
+    popular = Settings().changed(["model.name=popular", "data.split=leave-one-out"])
+    with pytest.raises(InputError, match="popular counts"):
+        pipeline.train(dataset, popular, tmp_path / "run", vectors=vectors)
+    with pytest.raises(InputError, match="only 0 of 24 has one"):
+        pipeline.train(dataset, small("gate"), tmp_path / "run", vectors={"new tea": [1.0], "new ale": [2.0]})
+    with pytest.raises(SettingsError, match="exclude each other"):
+        pipeline.train(dataset, small("gate", **{"model.hash_rows": "5"}), tmp_path / "run", vectors=vectors)
