@@ -14,7 +14,8 @@ import numpy.typing as npt
 from regard.data.store import Dataset
 from regard.data.textencoder import text_vectors
 from regard.data.vectors import Vectors, read_vectors
-from regard.data.words import item_texts, item_vectors
+from regard.data.vectortable import Ids
+from regard.data.words import WordWeights, item_texts, item_vectors
 from regard.errors import InputError, SettingsError, nearest
 
 By = Literal["auto", "id", "words"]
@@ -23,16 +24,53 @@ COLUMNS = ("title", "text")
 
 
 @dataclass(frozen=True)
+class VectorRecipe:
+    """How vectors of items came about, so that those of items to come are made alike; fit for JSON.
+
+    source: where they were read, None where they were handed over in memory. by: as in `Knowledge.read`, or `text`.
+    weights, mean: how words are weighed, and the vector of an item without a known word (`words` only).
+    """
+
+    source: str | None
+    by: str
+    columns: tuple[str, ...] = ()
+    weights: Mapping[str, Any] | None = field(default=None, repr=False)
+    mean: tuple[float, ...] | None = field(default=None, repr=False)
+
+    def read(
+        self, texts: Mapping[str, str], source: Any = None, *, ids: Ids | None = None, trust: bool = False
+    ) -> Vectors:
+        """Return vectors of items by id, from their texts where that is how others got theirs.
+
+        Args:
+            texts: by item id; may be empty where vectors belong to ids.
+            source: where to read, None = where the others were read.
+            ids: as in `Knowledge.read`; so is `trust`.
+        """
+        source = self.source if source is None else source
+        if source is None:
+            raise InputError("the vectors of this run were handed over in memory; say where those of new items are")
+        if self.by == "id":
+            return read_vectors(source, texts, ids=ids, trust=trust)
+        if self.by == "text":
+            return text_vectors(texts, str(source).removeprefix(TEXT))
+        weights = None if self.weights is None else WordWeights(**self.weights)
+        mean = None if self.mean is None else np.array(self.mean)
+        return item_vectors(texts, source, weights=weights, mean=mean, ids=ids, trust=trust).vectors
+
+
+@dataclass(frozen=True)
 class Knowledge:
     """Pretrained vectors of the items of a dataset, joined by id and never by the order of rows.
 
     rows: float32 (n_items + 1, D), 0 where nothing is known; row 0 is the unknown item. known: bool (n_items + 1,).
-    facts: where they come from and how much of the log they cover, fit for JSON.
+    facts: where they come from and how much of the log they cover, fit for JSON. recipe: for items to come.
     """
 
     rows: npt.NDArray[np.float32]
     known: npt.NDArray[np.bool_]
     facts: Mapping[str, Any] = field(repr=False)
+    recipe: VectorRecipe = field(repr=False)
 
     @classmethod
     def read(
@@ -41,7 +79,7 @@ class Knowledge:
         source: Any,
         *,
         by: By = "auto",
-        ids: str | Path | Sequence[str] | None = None,
+        ids: Ids | None = None,
         trust: bool = False,
         columns: Sequence[str] = COLUMNS,
     ) -> Knowledge:
@@ -63,30 +101,33 @@ class Knowledge:
         if by not in get_args(By):
             raise SettingsError(f"vectors by {by!r}{nearest(str(by), get_args(By))}; known: {', '.join(get_args(By))}")
         events = np.bincount(dataset.item, minlength=dataset.n_items + 1)
+        where = str(source) if isinstance(source, str | Path) else None
         if isinstance(source, str) and source.startswith(TEXT):
             found = text_vectors(item_texts(dataset, columns), source.removeprefix(TEXT))
-            return cls._of(found, events, {"by": "text", "columns": list(columns)})
+            return cls._of(found, events, VectorRecipe(where, "text", tuple(columns)))
         own = None if by == "words" else read_vectors(source, dataset.items.array.to_pylist(), ids=ids, trust=trust)
         if own is not None and (by == "id" or own.known.all() or not _described(dataset, columns)):
-            return cls._of(own, events, {"by": "id"})
+            return cls._of(own, events, VectorRecipe(where, "id"))
         try:
             words = item_vectors(item_texts(dataset, columns), source, events=events[1:], ids=ids, trust=trust)
         except InputError:
             if own is None or not own.known.any():
                 raise
-            return cls._of(own, events, {"by": "id"})
+            return cls._of(own, events, VectorRecipe(where, "id"))
         if own is not None and own.known.sum() >= words.vectors.known.sum():
-            return cls._of(own, events, {"by": "id"})
-        told = {
-            "by": "words",
-            "columns": list(columns),
-            "words": words.coverage.as_dict(),
-            "line": words.coverage.line(),
-        }
-        return cls._of(words.vectors, events, told)
+            return cls._of(own, events, VectorRecipe(where, "id"))
+        recipe = VectorRecipe(where, "words", tuple(columns), words.weights.as_dict(), tuple(words.mean.tolist()))
+        told = {"words": words.coverage.as_dict(), "line": words.coverage.line()}
+        return cls._of(words.vectors, events, recipe, told)
 
     @classmethod
-    def _of(cls, vectors: Vectors, events: npt.NDArray[np.integer[Any]], told: Mapping[str, Any]) -> Knowledge:
+    def _of(
+        cls,
+        vectors: Vectors,
+        events: npt.NDArray[np.integer[Any]],
+        recipe: VectorRecipe,
+        told: Mapping[str, Any] | None = None,
+    ) -> Knowledge:
         if not vectors.known.any():
             raise InputError(
                 f"{vectors.report.source} knows none of the {len(vectors.keys):,} items of this dataset, such as "
@@ -95,11 +136,14 @@ class Knowledge:
         known = np.concatenate([[False], vectors.known])
         rows = np.concatenate([np.zeros((1, vectors.width), np.float32), vectors.matrix])
         rows[~known] = 0.0
-        covered = {
+        facts = {
+            "by": recipe.by,
+            "columns": list(recipe.columns),
             "items": [int(known.sum()), len(vectors.keys)],
             "events": [int(events[known].sum()), int(events.sum())],
+            "report": vectors.report.as_dict(),
         }
-        return cls(rows, known, {**told, **covered, "report": vectors.report.as_dict()})
+        return cls(rows, known, {**facts, **(told or {})}, recipe)
 
     @property
     def width(self) -> int:

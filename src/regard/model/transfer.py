@@ -67,8 +67,10 @@ class Adapter(nn.Module):
         self.nothing = nn.Parameter(torch.randn(width) * (scale * width**-0.5))
 
     def forward(self, rows: Tensor, told: Tensor) -> Tensor:
-        """(R, K), (R,) -> (R, W)."""
-        adapted: Tensor = self.layers(rows)
+        """(R, K), (R,) -> (R, W); in full precision once trained, or items would tie."""
+        kind = rows.device.type
+        with torch.autocast(kind, enabled=self.training and torch.is_autocast_enabled(kind)):
+            adapted: Tensor = self.layers(rows)
         return torch.where(told[:, None], adapted, self.nothing.to(adapted.dtype))
 
 
