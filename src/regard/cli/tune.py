@@ -1,0 +1,89 @@
+"""The command that searches for settings: tune."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from regard.cli.options import (
+    InterestName,
+    Json,
+    ModelName,
+    Quiet,
+    Set,
+    SplitRule,
+    VectorSource,
+    app,
+    out,
+    told,
+)
+from regard.errors import InputError
+
+Search = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--search",
+        metavar="SECTION.KEY=VALUES",
+        help="what to search, low..high, low..high,log or a,b,c; may be repeated; default: what the model needs",
+    ),
+]
+
+
+@app.command()
+def tune(
+    dataset: Annotated[Path, typer.Argument(help="a folder made by regard prepare")],
+    folder: Annotated[Path | None, typer.Option("--out", help="folder of the search")] = None,
+    trials: Annotated[int, typer.Option(help="how many different settings to try")] = 20,
+    search: Search = None,
+    model: ModelName = None,
+    interest: InterestName = None,
+    vectors: VectorSource = None,
+    vector_ids: Annotated[Path | None, typer.Option(help="whose rows these are, where the file does not say")] = None,
+    trust: Annotated[bool, typer.Option("--trust", help="allow files of vectors that can run code when read")] = False,
+    split: SplitRule = None,
+    targets: Annotated[str | None, typer.Option(help="next, last or set: which held-back events are targets")] = None,
+    seen: Annotated[str | None, typer.Option(help="filter or keep items of the history; default: by the log")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda")] = None,
+    assignments: Set = None,
+    config: Annotated[Path | None, typer.Option(help="file of settings, TOML or JSON; --set goes on top")] = None,
+    resume: Annotated[  # noqa: ARG001 - the same command goes on, with or without it
+        bool, typer.Option("--resume", help="go on where the search was stopped; it does without this flag too")
+    ] = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Search for the settings that are best on validation.
+
+    Example: `regard tune shop --model self-attention --trials 20 --out tuned`
+    """
+    from regard import pipeline
+    from regard.tune.search import tune as search_for
+    from regard.tune.table import tuning
+
+    if folder is None:
+        raise InputError("expected --out FOLDER: where the search should be kept")
+    given = {
+        "model.name": model,
+        "model.interest": interest,
+        "data.split": split,
+        "evaluate.targets": targets,
+        "evaluate.seen": seen,
+        "train.device": device,
+    }
+    changes = [f'{name}="{value}"' for name, value in given.items() if value] + (assignments or [])
+    settings = pipeline.settings_from(config, changes)
+    if interest and settings.model.name != "ranker":
+        raise InputError(f"--interest is for --model ranker, and this is {settings.model.name}; leave one of them out")
+    try:
+        shown = None if quiet or as_json else told
+        known = pipeline.knowledge(dataset, vectors, ids=vector_ids, trust=trust) if vectors else None
+        if shown is not None and known is not None:
+            for line in known.lines():
+                shown.print(line, highlight=False, markup=False)
+        found = search_for(dataset, settings, folder, trials=trials, search=search or (), vectors=known, console=shown)
+    except KeyboardInterrupt:
+        told.print("the same command goes on from where it was stopped")
+        raise
+    tuning(found, out, as_json=as_json)
