@@ -116,3 +116,74 @@ def test_mistakes_have_one_clear_line(tmp_path: Path) -> None:
         pipeline.train(dataset, small("gate"), tmp_path / "run", vectors={"new tea": [1.0], "new ale": [2.0]})
     with pytest.raises(SettingsError, match="exclude each other"):
         pipeline.train(dataset, small("gate", **{"model.hash_rows": "5"}), tmp_path / "run", vectors=vectors)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("pair", [False, True])
+def test_added_items_are_recommended_and_the_run_stays_what_it_was(mode: str, pair: bool, tmp_path: Path) -> None:
+    whole, vectors = clubs()
+    assert whole.item_table is not None
+    short = Dataset.build(EventLog.read(events_of(whole), time_kind="order"), None, whole.item_table.slice(0, 24))
+    for name, dataset in (("whole", whole), ("short", short)):
+        first = None
+        if pair:
+            first = pipeline.train(dataset, small(mode), tmp_path / f"{name} first", vectors=vectors)
+        own = {"model.name": "ranker", "train.epochs": "2", "data.split": "leave-one-out"} if pair else {}
+        run = pipeline.train(dataset, small(mode, **own), tmp_path / name, vectors=vectors, retriever=first)
+        if name == "short":
+            before = (run.path / "weights.safetensors").read_bytes()
+            plain = pipeline.evaluate(run, data=dataset, baselines="none").result.metrics
+            report = pipeline.add_items(run, whole.item_table, vectors)
+            assert (report["added"], report["already_known"], report["without_vector"]) == (2, 24, 0)
+            assert (run.path / "weights.safetensors").read_bytes() == before
+            assert pipeline.evaluate(run.path, data=dataset, baselines="none").result.metrics == plain
+        recommender = Recommender(tmp_path / name, dataset)
+        found = recommender.recommend(history=["tea 0", "tea 1", "new tea"], k=26, seen="keep")
+        names = [one.item for one in found.items]
+        assert len(names) == 26
+        assert pair or names.index("new tea") < names.index("new ale")
+        assert not any("unknown" in note for note in found.notes)
+
+
+def events_of(dataset: Dataset) -> pa.Table:
+    user = np.repeat(np.arange(dataset.n_users + 1), np.diff(dataset.offsets))
+    return pa.table(
+        {
+            "user": dataset.users.ids(user),
+            "item": dataset.items.ids(dataset.item),
+            "time": np.arange(dataset.n_events),
+        }
+    )
+
+
+def test_items_are_added_twice_by_their_words_and_what_is_unknown_is_counted(tmp_path: Path) -> None:
+    dataset, _ = clubs(users=20)
+    file = tmp_path / "words.txt"
+    file.write_text("tea 1 0 1\nale 0 1 1\nnew 1 1 0\n")
+    run = pipeline.train(dataset, small("gate", **{"train.epochs": "2"}), tmp_path / "run", vectors=str(file))
+    one, two = tmp_path / "one.csv", tmp_path / "two.csv"
+    one.write_text("id,title\nmint,mint tea\nodd,zzz\n,nameless\n")
+    two.write_text("id,title\nmint,again\nstout,dark ale\n")
+    first = CliRunner().invoke(app, ["add-items", str(run.path), str(one), "--json"])
+    assert first.exit_code == 0, first.output
+    report = json.loads(first.output)
+    assert (report["added"], report["without_vector"], report["rows_left_out"]) == (2, 1, 1)
+    second = CliRunner().invoke(app, ["add-items", str(run.path), str(two)])
+    assert "1 items added" in second.output
+    assert "3 in all" in second.output
+    assert "1 are in the catalogue already" in second.output
+    recommender = Recommender(tmp_path / "run", dataset)
+    found = [item.item for item in recommender.recommend(history=["ale 1", "odd"], k=40, seen="keep").items]
+    assert {"mint", "stout"} <= set(found)
+    assert "odd" not in found
+    assert found.index("stout") < found.index("mint") or len(found) == 28
+
+
+def test_a_run_without_vectors_takes_no_items(tmp_path: Path) -> None:
+    dataset, _ = clubs(users=5)
+    run = pipeline.train(dataset, small("auto", **{"train.epochs": "1"}), tmp_path / "run")
+    with pytest.raises(InputError, match="trained without pretrained vectors"):
+        pipeline.add_items(run, pa.table({"id": ["x"], "title": ["tea"]}))
+    run = pipeline.train(dataset, small("gate", **{"train.epochs": "1"}), tmp_path / "run", vectors=clubs(5)[1])
+    with pytest.raises(InputError, match="handed over in memory; say where"):
+        pipeline.add_items(run, pa.table({"id": ["x"], "title": ["tea"]}))

@@ -36,7 +36,10 @@ class DataSettings(Section):
         "auto", description="leave-one-out | time:Q | last-days:N | users:F | parts | random:A,B,C | none | auto"
     )
     target_behaviours: tuple[str, ...] = Field((), description="only these behaviours are targets; empty = all")
-    labels: str = Field("auto", description="what a ranker learns: sampled | given (0 or 1) | >=X | value | auto")
+    labels: str = Field(
+        "auto",
+        description="what a ranker or matrix-factorization learns: sampled | given (0 or 1) | >=X | value | auto",
+    )
     history: Literal["auto", "positive", "all"] = Field(
         "auto", description="events a ranker reads: those with a positive label, or all; auto = positive where given"
     )
@@ -102,6 +105,7 @@ class ModelSettings(Section):
     hidden: tuple[Size, ...] = Field((128, 64), description="hidden sizes of a ranker's head")
     outputs: int = Field(1, ge=1, description="outputs of a ranker's head")
     user_ids: bool = Field(False, description="a ranker learns a vector for every user")
+    biases: bool = Field(True, description="matrix-factorization: a mean, and biases of users and items")
     negatives: int = Field(0, ge=0, description="sampled softmax with so many negatives a batch; 0 = full softmax")
 
 

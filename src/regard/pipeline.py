@@ -18,26 +18,25 @@ from regard.data.describe import describe
 from regard.data.events import EventLog
 from regard.data.items import read_items
 from regard.data.knowledge import Knowledge
-from regard.data.labels import resolve_labels
 from regard.data.sources import Columns, ItemSource, Recipe
-from regard.data.split import Part
 from regard.data.store import KIND as DATASET
 from regard.data.store import Dataset
 from regard.data.times import TimeKind
-from regard.errors import InputError, ProtocolError, StorageError, nearest
+from regard.errors import InputError, StorageError
 from regard.evaluate.compare import compare as compare_results
 from regard.evaluate.result import Result
-from regard.manifest import check_free, damaged_files, new_file
+from regard.manifest import check_free, damaged_files, locked, new_file
 from regard.model.baseline import BASELINES
-from regard.model.itemrates import ItemRates
-from regard.model.models import TRAINED, check_name
-from regard.model.ranker import Ranker
+from regard.model.models import FACTORIZATION, TRAINED, check_name
+from regard.recommend.additions import VectorMaker, added
 from regard.recommend.recommender import Recommendation, Recommender
 from regard.recommend.run import KIND, OWN, PROGRESS, Run, save_run
-from regard.train.loop import choose_device, set_threads
 from regard.training.baselines import choose
-from regard.training.learning import learn, ranker_scorer
+from regard.training.learning import learn, user_counts
+from regard.training.measuring import Evaluation as Evaluation
+from regard.training.measuring import evaluate as evaluate
 from regard.training.protocol import Protocol, with_metric
+from regard.training.transfer import Fitted
 
 
 def settings_from(config: Path | None, assignments: Sequence[str]) -> Settings:
@@ -107,6 +106,7 @@ def train(
     console: Console | None = None,
     retriever: Run | str | Path | None = None,
     vectors: Any = None,
+    user_vectors: Any = None,
 ) -> Run:
     """Train a model on the training part of a dataset, choose by validation, and write a run to `out`.
 
@@ -118,6 +118,7 @@ def train(
         console: where progress is shown; None = quiet.
         retriever: for a ranker, the run that finds its candidates in the catalogue.
         vectors: pretrained vectors for items to start from: a `Knowledge`, or a source as `Knowledge.read` takes it.
+        user_vectors: the same for users, by their ids; for models that have a vector of every user.
     """
     settings = settings or Settings()
     check_name(settings.model.name)
@@ -127,9 +128,9 @@ def train(
     out = Path(out)
     first = _first_stage(retriever, protocol)
     check_free(out, KIND, OWN)
-    known = _known(vectors, protocol, console)
+    fitted, users = _fitted(vectors, protocol, console), _fitted(user_vectors, protocol, console, "users")
     baseline = settings.model.name in BASELINES
-    model, told = choose(protocol) if baseline else learn(protocol, out / PROGRESS, resume, console, known)
+    model, told = choose(protocol) if baseline else learn(protocol, out / PROGRESS, resume, console, fitted, users)
     body = {
         "made_by": {"regard": version("regard"), "torch": str(torch.__version__), "threads": torch.get_num_threads()},
         "model": settings.model.name,
@@ -138,31 +139,45 @@ def train(
         "seen": protocol.seen,
         **told,
     }
-    return save_run(out, model, dataset, protocol.split.training_item_counts(dataset), body, first)
+    maker = None if fitted is None else VectorMaker(fitted.knowledge.recipe, fitted.geometry)
+    return save_run(out, model, dataset, protocol.split.training_item_counts(dataset), body, first, maker)
 
 
 def knowledge(
-    dataset: Dataset | str | Path, source: Any, *, ids: str | Path | None = None, trust: bool = False
+    dataset: Dataset | str | Path,
+    source: Any,
+    *,
+    ids: str | Path | None = None,
+    trust: bool = False,
+    whose: str = "items",
 ) -> Knowledge:
-    """Read pretrained vectors of the items of a dataset; see `Knowledge.read`."""
+    """Read pretrained vectors of the items of a dataset, or of its `users`; see `Knowledge.read` and `of_users`."""
     dataset = dataset if isinstance(dataset, Dataset) else Dataset.open(dataset)
-    return Knowledge.read(dataset, source, ids=ids, trust=trust)
+    read = Knowledge.of_users if whose == "users" else Knowledge.read
+    return read(dataset, source, ids=ids, trust=trust)
 
 
-def _known(vectors: Any, protocol: Protocol, console: Console | None) -> Knowledge | None:
-    """Say how much pretrained vectors cover before training begins."""
+def _fitted(vectors: Any, protocol: Protocol, console: Console | None, whose: str = "items") -> Fitted | None:
+    """Say how much pretrained vectors cover before training begins, and make them fit the model."""
     if vectors is None:
         return None
-    name = protocol.settings.model.name
-    if name in BASELINES:
-        raise InputError(f"--vectors is for models that learn item vectors; {name} counts")
-    found = vectors if isinstance(vectors, Knowledge) else knowledge(protocol.dataset, vectors)
-    if len(found.known) != protocol.dataset.n_items + 1:
-        raise InputError(f"vectors of {len(found.known) - 1:,} items; this dataset has {protocol.dataset.n_items:,}")
+    dataset, model = protocol.dataset, protocol.settings.model
+    if model.name in BASELINES:
+        raise InputError(f"--vectors is for models that learn item vectors; {model.name} counts")
+    if whose == "users" and not (model.name == FACTORIZATION or (model.name == "ranker" and model.user_ids)):
+        raise InputError(
+            f"--user-vectors is for models with a vector of every user: {FACTORIZATION}, or a ranker with "
+            f"model.user_ids=true; {model.name} has none"
+        )
+    found = vectors if isinstance(vectors, Knowledge) else knowledge(dataset, vectors, whose=whose)
+    many = dataset.n_users if whose == "users" else dataset.n_items
+    if found.whose != whose or len(found.known) != many + 1:
+        raise InputError(f"vectors of {len(found.known) - 1:,} {found.whose}; this dataset has {many:,} {whose}")
     if console is not None:
         for line in found.lines():
             console.print(line, highlight=False, markup=False)
-    return found
+    counts = user_counts(protocol) if whose == "users" else protocol.split.training_item_counts(dataset)
+    return Fitted.of(found, counts, model)
 
 
 def _first_stage(retriever: Run | str | Path | None, protocol: Protocol) -> Run | None:
@@ -173,7 +188,7 @@ def _first_stage(retriever: Run | str | Path | None, protocol: Protocol) -> Run 
     settings, own = protocol.settings, run.settings
     if settings.model.name != "ranker":
         raise InputError(f"--retriever is for --model ranker, which re-ranks what it finds; got {settings.model.name}")
-    if run.manifest["model"] in ("ranker", *BASELINES):
+    if run.manifest["model"] not in TRAINED:
         known = ", ".join(TRAINED)
         raise InputError(
             f"--retriever expects a run of {known}, which learns to find items; got {run.manifest['model']}"
@@ -195,86 +210,6 @@ def _cut(rule: str, behaviours: Sequence[str]) -> str:
     return rule + (f" of {', '.join(behaviours)}" if behaviours else "")
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """A result, and those of baselines under the very same protocol."""
-
-    name: str
-    result: Result
-    baselines: dict[str, Result]
-    oracle: Result | None = None
-    labelled: Result | None = None
-    """Of a ranker behind a retriever: how it does on labelled candidates, without it."""
-
-
-def evaluate(
-    run: Run | str | Path, *, on: str = "test", baselines: str = "popular", data: Dataset | str | Path | None = None
-) -> Evaluation:
-    """Measure a run on its held-back part, baselines beside it, and keep the result in the run's folder.
-
-    Args:
-        run: a run or its folder.
-        on: `test` or `validation`.
-        baselines: names separated by commas, `all` (those the log allows), or `none`.
-        data: the dataset or its folder, if it is not where the run says.
-    """
-    run = run if isinstance(run, Run) else Run.open(run)
-    if on not in ("test", "validation"):
-        raise InputError(f"--on expects test or validation; got {on!r}")
-    _asked(baselines)
-    part: Part = "test" if on == "test" else "validation"
-    protocol = Protocol.of(run.dataset(data), run.settings)
-    set_threads(run.settings.train.threads)
-    device = choose_device(run.settings.train.device)
-    stage, labelled = run.stage(device), None
-    if isinstance(stage, Ranker):
-        labelled = protocol.labelled(ranker_scorer(protocol, stage), part)
-        if run.retriever is None or not resolve_labels(protocol.dataset, run.settings.data.labels).sampled:
-            labelled.save(run.path, f"evaluation-{on}")
-            return Evaluation(stage.name, labelled, _labelled_floor(protocol, part, baselines))
-    result = protocol.measured(protocol.scorer(run.model(device)), part)
-    result.save(run.path, f"evaluation-{on}")
-    return Evaluation(stage.name, result, _floor(protocol, part, baselines, stage.name), labelled=labelled)
-
-
-def _labelled_floor(protocol: Protocol, part: Part, names: str) -> dict[str, Result]:
-    """The popularity of items stands beside a ranker; other baselines say nothing of a single candidate."""
-    asked = _asked(names)
-    if "popular" not in asked:
-        return {}
-    rates = ItemRates.fit(protocol.dataset, protocol.split, protocol.settings)
-    return {"popular": protocol.labelled(rates, part)}
-
-
-def _asked(names: str) -> list[str]:
-    """Names of baselines, as a person gave them."""
-    asked = list(BASELINES) if names == "all" else [] if names == "none" else names.split(",")
-    for name in asked:
-        if name not in BASELINES:
-            raise InputError(f"there is no baseline {name!r}{nearest(name, BASELINES)}; known: {', '.join(BASELINES)}")
-    return asked
-
-
-def _floor(protocol: Protocol, part: Part, names: str, own: str) -> dict[str, Result]:
-    """Baselines, each with what validation chose for it."""
-    everything = names == "all"
-    results = {}
-    for name in _asked(names):
-        if name == own:
-            continue
-        plain = protocol.settings.changed([f'model.name="{name}"', 'train.metric="auto"'])
-        settings = with_metric(plain, protocol.dataset)
-        under = Protocol(protocol.dataset, protocol.split, settings, protocol.seen)
-        try:
-            model, _ = choose(under)
-        except ProtocolError:  # a log without timestamps has no recent-popular
-            if not everything:
-                raise
-            continue
-        results[name] = under.measured(under.scorer(model), part)
-    return results
-
-
 def compare(runs: Sequence[str | Path], *, on: str = "test", data: str | Path | None = None) -> dict[str, Any]:
     """Set runs against the first one by a paired bootstrap over the same users."""
     names = [str(run) for run in runs]
@@ -288,6 +223,29 @@ def _measured(run: Run, on: str, data: str | Path | None) -> Result:
     if (run.path / f"evaluation-{on}.json").exists():
         return Result.load(run.path, f"evaluation-{on}")
     return evaluate(run, on=on, baselines="none", data=data).result
+
+
+def add_items(
+    run: Run | str | Path, items: Any, vectors: Any = None, *, ids: str | Path | None = None, trust: bool = False
+) -> dict[str, Any]:
+    """Add items to the catalogue of a run by their pretrained vectors, without training; say what was done.
+
+    Args:
+        run: a run that was trained with pretrained vectors, or its folder.
+        items: a table of items: a path, or what `read_items` takes.
+        vectors: where the vectors of these items are; None = where the run has those of the others from.
+        ids: whose rows they are, for formats that do not say it themselves.
+        trust: allow formats that can run code while they are read.
+    """
+    run = run if isinstance(run, Run) else Run.open(run)
+    table = read_items(items)
+    with locked(run.path):
+        found, report = added(run.path, run.items, table, vectors, ids=ids, trust=trust)
+        first = run.retriever
+        if first is not None and VectorMaker.open(first.path) is not None:
+            added(first.path, run.items, table, vectors, ids=ids, trust=trust)[0].save(first.path)
+        found.save(run.path)
+    return {"run": str(run.path), **report}
 
 
 def recommend_file(

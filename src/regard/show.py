@@ -166,6 +166,23 @@ def written(told: Mapping[str, Any], console: Console, *, as_json: bool) -> None
         console.print(f"note: {note}", style="yellow", markup=False, highlight=False)
 
 
+def added(told: Mapping[str, Any], console: Console, *, as_json: bool) -> None:
+    """Items that were added to a run."""
+    if as_json:
+        print_json(told, console)
+        return
+    line = f"{told['added']:,} items added to {told['run']}, {told['added_in_all']:,} in all since its training"
+    console.print(line, highlight=False)
+    notes = {
+        "without_vector": "have no known vector: they are in the catalogue, and not recommended",
+        "already_known": "are in the catalogue already, and stay as they were",
+        "rows_left_out": "rows are left out: without an id, or with the id of an earlier row",
+    }
+    for key, meaning in notes.items():
+        if told[key]:
+            console.print(f"note: {told[key]:,} {meaning}", style="yellow", markup=False, highlight=False)
+
+
 def print_json(body: Mapping[str, Any], console: Console) -> None:
     """Print plain JSON, never wrapped or coloured, so that scripts can read it."""
     console.file.write(json.dumps(body, indent=1, ensure_ascii=False) + "\n")

@@ -141,7 +141,7 @@ def test_in_training_some_requests_lose_their_context_and_their_user() -> None:
     requests = draw([1] * 300, requests=1, most=1, seed=1)
     requests = replace(requests, context=torch.ones_like(requests.context), users=torch.ones_like(requests.users))
     model.loss(requests).backward()
-    assert all(table.grad is not None and table.grad[0].any() for table in [*model.asked, model.user])
+    assert all(table.grad is not None and table.grad[0].any() for table in [*model.asked, model.user.item])
 
 
 def test_ranking_given_histories_is_a_request_each() -> None:

@@ -16,7 +16,7 @@ from regard.model.retriever import Retriever
 from regard.model.transfer import MODES, vector_width
 from regard.train.loop import _optimiser
 
-ITEMS, WIDTH, VALUES = 7, 8, 5
+ITEMS, WIDTH, VALUES = 7, 12, 5
 TOLD = torch.tensor([0, 1, 1, 0, 1, 1, 1, 0], dtype=torch.bool)
 COUNTS = torch.tensor([0, 4, 1, 7, 0, 0, 3, 5])
 
@@ -117,8 +117,31 @@ def test_vectors_start_at_the_scale_of_other_item_vectors(mode: str) -> None:
         assert table()[1:].norm(dim=1).mean().item() == pytest.approx(scale, rel=0.2)
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_a_table_that_grew_is_the_one_that_had_the_items_from_the_start(mode: str) -> None:
+    """Of items without training events: what is learned of their ids is nothing."""
+    table, rows = built(mode)
+    cut = ITEMS - 2
+    settings = ModelSettings(width=WIDTH, heads=1, transfer=mode)  # type: ignore[arg-type]
+    small = ItemTable(Shape(items=cut, vectors=rows.shape[1]), settings).double().eval()
+    told = TOLD.clone()
+    told[-2:] = True
+    rows[-2:] = torch.randn(2, rows.shape[1], dtype=torch.float64)
+    counts = COUNTS.clone()
+    counts[-2:] = 0
+    table.take(rows, told, counts)
+    state = {name: value[: cut + 1] if len(value) == ITEMS + 1 else value for name, value in table.state_dict().items()}
+    small.load_state_dict(
+        {name: state[name] for name in small.state_dict() if name != "codes"} | {"codes": small.codes}
+    )
+    small.grow(rows[-2:], told[-2:])
+    torch.testing.assert_close(small(), table())
+    if mode == "gate":
+        assert torch.equal(small.pretrained.gate[-2:], torch.ones(2))  # type: ignore[union-attr]
+
+
 def test_refusals() -> None:
-    with pytest.raises(SettingsError, match=r"id_width=8 leaves nothing"):
+    with pytest.raises(SettingsError, match=r"id_width=12 leaves nothing"):
         built("fuse", id_width=WIDTH)
     with pytest.raises(SettingsError, match=r"hash_rows=3 and pretrained vectors exclude each other"):
         built("gate", hash_rows=3)

@@ -1,4 +1,4 @@
-"""Commands that answer: recommend, similar, vectors."""
+"""Commands that answer: recommend, similar, vectors; and the one that gives them new items: add-items."""
 
 from __future__ import annotations
 
@@ -99,6 +99,32 @@ def vectors(
     if table is None:
         raise InputError("expected --out FILE.parquet: where the vectors should be written")
     show.written(pipeline.vectors(run, table), out, as_json=as_json)
+
+
+@app.command("add-items")
+def add_items(
+    run: RunFolder,
+    items: Annotated[Path, typer.Argument(help="a table of items: CSV, TSV, JSONL or Parquet")],
+    item_id: Annotated[str | None, typer.Option(help="id column of the table")] = None,
+    title: Annotated[str | None, typer.Option(help="title column")] = None,
+    text: Annotated[str | None, typer.Option(help="text column")] = None,
+    source: Annotated[
+        str | None,
+        typer.Option("--vectors", help="where their vectors are; default: where the run has the others from"),
+    ] = None,
+    vector_ids: Annotated[Path | None, typer.Option(help="whose rows these are, where the file does not say")] = None,
+    trust: Annotated[bool, typer.Option("--trust", help="allow files of vectors that can run code when read")] = False,
+    as_json: Json = False,
+) -> None:
+    """Add items that came after training; they are recommended from now on, by their pretrained vectors.
+
+    Example: `regard add-items runs/words new-items.csv`
+    """
+    from regard import pipeline, show
+    from regard.data.sources import ItemColumns, ItemSource
+
+    table = ItemSource(str(items), ItemColumns(item_id, title, text))
+    show.added(pipeline.add_items(run, table, source, ids=vector_ids, trust=trust), out, as_json=as_json)
 
 
 def _ids(text: str | None) -> list[str] | None:

@@ -80,7 +80,7 @@ class Requests:
         offsets = functional.pad(lengths.cumsum(0), (1, 0))
         owner = torch.repeat_interleave(lengths)
         events = (beginning + self.spans[:, 0] - offsets[:-1])[owner] + torch.arange(len(owner), device=offsets.device)
-        columns = {name: getattr(self.histories, name) for name in ("items", "behaviours", "times")}
+        columns = {name: getattr(self.histories, name) for name in ("items", "behaviours", "times", "labels")}
         copied = {name: column[events] for name, column in columns.items() if column is not None}
         return replace(
             self,

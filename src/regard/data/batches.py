@@ -35,6 +35,7 @@ class Histories:
     asked: Tensor | None = None  # (T,) int64 moments: of the next event, after the last event that of the request
     request: Tensor | None = None  # (B, K) int64 codes of context columns at the moment asked about, 0 = not given
     users: Tensor | None = None  # (B,) int64 user indexes, 0 = unknown
+    labels: Tensor | None = None  # (T,) float32 as given, nan = not given
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -57,7 +58,7 @@ class Histories:
 
     def kept(self, mask: Tensor) -> Histories:
         """Return the histories with the events of `mask` (T,) only."""
-        columns = {name: getattr(self, name) for name in ("items", "behaviours", "times", "asked")}
+        columns = {name: getattr(self, name) for name in ("items", "behaviours", "times", "asked", "labels")}
         before = functional.pad(mask.cumsum(0), (1, 0))
         fewer = {name: column[mask] for name, column in columns.items() if column is not None}
         return replace(self, offsets=before[self.offsets], **fewer)
@@ -90,6 +91,7 @@ def gather(dataset: Dataset, events: Int64, offsets: Int64) -> Histories:
         offsets=torch.from_numpy(np.ascontiguousarray(offsets, dtype=np.int64)),
         behaviours=_column(dataset.behaviour, events),
         times=_column(dataset.time, events),
+        labels=None if dataset.label is None else torch.from_numpy(dataset.label[events]),
     )
 
 

@@ -61,7 +61,7 @@ class VectorRecipe:
 
 @dataclass(frozen=True)
 class Knowledge:
-    """Pretrained vectors of the items of a dataset, joined by id and never by the order of rows.
+    """Pretrained vectors of the items of a dataset, or of its users, joined by id and never by the order of rows.
 
     rows: float32 (n_items + 1, D), 0 where nothing is known; row 0 is the unknown item. known: bool (n_items + 1,).
     facts: where they come from and how much of the log they cover, fit for JSON. recipe: for items to come.
@@ -121,6 +121,17 @@ class Knowledge:
         return cls._of(words.vectors, events, recipe, told)
 
     @classmethod
+    def of_users(cls, dataset: Dataset, source: Any, *, ids: Ids | None = None, trust: bool = False) -> Knowledge:
+        """Read what a source says of the users of a dataset, by their ids; `ids` and `trust` as in `read`.
+
+        Raises:
+            InputError: the source cannot be read, or knows none of the users.
+        """
+        found = read_vectors(source, dataset.users.array.to_pylist(), ids=ids, trust=trust)
+        where = str(source) if isinstance(source, str | Path) else None
+        return cls._of(found, np.diff(dataset.offsets), VectorRecipe(where, "id"), {"whose": "users"})
+
+    @classmethod
     def _of(
         cls,
         vectors: Vectors,
@@ -128,10 +139,12 @@ class Knowledge:
         recipe: VectorRecipe,
         told: Mapping[str, Any] | None = None,
     ) -> Knowledge:
+        told = {"whose": "items", **(told or {})}
         if not vectors.known.any():
+            words = ", or of the words of a title in the item table" if told["whose"] == "items" else ""
             raise InputError(
-                f"{vectors.report.source} knows none of the {len(vectors.keys):,} items of this dataset, such as "
-                f"{vectors.keys[0]!r}; expected vectors of item ids, or of the words of a title in the item table"
+                f"{vectors.report.source} knows none of the {len(vectors.keys):,} {told['whose']} of this dataset, "
+                f"such as {vectors.keys[0]!r}; expected vectors of {told['whose'][:-1]} ids{words}"
             )
         known = np.concatenate([[False], vectors.known])
         rows = np.concatenate([np.zeros((1, vectors.width), np.float32), vectors.matrix])
@@ -139,11 +152,16 @@ class Knowledge:
         facts = {
             "by": recipe.by,
             "columns": list(recipe.columns),
-            "items": [int(known.sum()), len(vectors.keys)],
+            told["whose"]: [int(known.sum()), len(vectors.keys)],
             "events": [int(events[known].sum()), int(events.sum())],
             "report": vectors.report.as_dict(),
         }
-        return cls(rows, known, {**facts, **(told or {})}, recipe)
+        return cls(rows, known, {**facts, **told}, recipe)
+
+    @property
+    def whose(self) -> str:
+        """`items` or `users`."""
+        return str(self.facts["whose"])
 
     @property
     def width(self) -> int:
@@ -159,12 +177,12 @@ class Knowledge:
 
     def lines(self) -> list[str]:
         """Say in plain words what is known, before training begins."""
-        (items, all_items), (events, all_events) = self.facts["items"], self.facts["events"]
+        (known, everybody), (events, all_events) = self.facts[self.whose], self.facts["events"]
         source = self.facts["report"]["source"]
-        means = {"id": "by item id", "words": "by the words of an item", "text": "from the text of an item"}
+        means = {"id": "by id", "words": "by the words of an item", "text": "from the text of an item"}
         first = (
             f"vectors of {self.width} values from {source}, {means[self.facts['by']]}: "
-            f"{items:,} of {all_items:,} items, {events / max(all_events, 1):.1%} of the events"
+            f"{known:,} of {everybody:,} {self.whose}, {events / max(all_events, 1):.1%} of the events"
         )
         return [first, *([self.facts["line"]] if "line" in self.facts else [])]
 

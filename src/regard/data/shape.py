@@ -23,7 +23,7 @@ class Shape:
     """Counts without the unknown one: items, behaviour types, values of each context column, users.
 
     histories: the separate histories of a ranker, as (behaviour codes, length); empty = one of all events.
-    vectors: values of the pretrained vectors that items start from; 0 = there are none.
+    vectors, user_vectors: values of the pretrained vectors that items and users start from; 0 = there are none.
     attributes: the form of each item attribute by name; a plain count stands for a category of so many values.
     """
 
@@ -34,6 +34,7 @@ class Shape:
     users: int = 0
     histories: tuple[tuple[tuple[int, ...], int], ...] = ()
     vectors: int = 0
+    user_vectors: int = 0
 
     def __post_init__(self) -> None:
         """Read forms as JSON gives them back."""

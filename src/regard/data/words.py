@@ -18,6 +18,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import scipy.sparse
 
 from regard.data.store import Dataset
@@ -166,10 +167,18 @@ def item_texts(dataset: Dataset, columns: Sequence[str] = ("title", "text")) -> 
             + (f"it has {', '.join(names)}" if names else "this dataset has none: prepare it with --items FILE")
         )
     texts = dict.fromkeys(dataset.items.array.to_pylist(), "")
-    for name, *values in zip(table["id"].to_pylist(), *(table[column].to_pylist() for column in given), strict=True):
-        if name in texts:
-            texts[name] = " ".join(_plain(value) for value in values if value is not None)
-    return texts
+    return texts | {name: text for name, text in joined_texts(table, given).items() if name in texts}
+
+
+def joined_texts(table: pa.Table, columns: Sequence[str]) -> dict[str, str]:
+    """Return the values of `columns`, those that a table of items has, joined to one text for each id."""
+    given = [table[column].to_pylist() for column in columns if column in table.column_names]
+    if not given:
+        raise InputError(
+            f"item texts: expected {' or '.join(columns)} in the item table; it has {', '.join(table.column_names)}"
+        )
+    rows = zip(table["id"].to_pylist(), *given, strict=True)
+    return {name: " ".join(_plain(value) for value in values if value is not None) for name, *values in rows}
 
 
 def item_vectors(

@@ -16,7 +16,7 @@ from regard.data.store import Dataset
 from regard.data.vocabulary import collisions
 from regard.model.transfer import Initial, build_transfer, id_width
 
-_RANKED = 0.1  # a ranker learns less by heart where vectors start small: docs/log.md
+_SMALL = ("ranker", "matrix-factorization")  # they learn less by heart where vectors start small: docs/log.md
 
 
 class ItemTable(nn.Module):
@@ -77,6 +77,24 @@ class ItemTable(nn.Module):
         """Which items have a pretrained vector, (V + 1,); None where there are none."""
         return None if self.pretrained is None else self.pretrained.told
 
+    def grow(self, rows: Tensor, told: Tensor) -> None:
+        """Append items of which no more is known than pretrained vectors, rows (n, K) where `told` (n,); no learning.
+
+        Their ids start as in training, from zero or from the vector; attributes are not given.
+        """
+        count = len(told)
+        if self.item is not None and self.hashes is None:
+            own = rows if isinstance(self.pretrained, Initial) else self.item.new_zeros(count, self.item.shape[1])
+            self.item = nn.Parameter(torch.cat([self.item.detach(), own.to(self.item)]), requires_grad=False)
+        if self.pretrained is not None:
+            self.pretrained.grow(rows, told)
+        if self.hashes is not None:
+            self.hashes = torch.cat([self.hashes, self.hashes.new_zeros(count, self.hashes.shape[1])])
+        self.codes = torch.cat([self.codes, self.codes.new_zeros(len(self.codes), count)], 1)
+        if self.measures is not None:
+            absent = torch.cat([torch.tensor([0.0] * size + [1.0]) for size in self.measured.values()])
+            self.measures = torch.cat([self.measures, absent.to(self.measures).expand(count, -1)])
+
     @property
     def started(self) -> list[nn.Parameter]:
         """What started from pretrained vectors and is learned on."""
@@ -124,9 +142,20 @@ class ItemTable(nn.Module):
         return rows / math.sqrt(hashes.shape[1])
 
 
+def user_table(shape: Shape, settings: ModelSettings) -> ItemTable:
+    """Vectors of users, (U + 1, width): a row each that starts from zero, or what `model.transfer` makes of vectors.
+
+    So who was never met in training, and of whom nothing is told, stays neutral.
+    """
+    table = ItemTable(Shape(shape.users, vectors=shape.user_vectors), settings.model_copy(update={"hash_rows": 0}))
+    if table.item is not None:
+        nn.init.zeros_(table.item)
+    return table
+
+
 def first_scale(settings: ModelSettings) -> float:
     """The length that vectors have before training, of items and of what is added to them."""
-    return settings.vector_scale or (_RANKED if settings.name == "ranker" else 1.0)
+    return settings.vector_scale or (0.1 if settings.name in _SMALL else 1.0)
 
 
 def vectors(count: int, width: int, scale: float) -> nn.Parameter:

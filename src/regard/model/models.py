@@ -7,13 +7,18 @@ from regard.data.shape import Shape
 from regard.errors import SettingsError, nearest
 from regard.model.baseline import BASELINES
 from regard.model.encoder import ATTENDING, ENCODERS
+from regard.model.factorization import Factorization
 from regard.model.interest import build_interest
 from regard.model.popular import Baseline
 from regard.model.ranker import Ranker
 from regard.model.retriever import Retriever
 
 TRAINED = tuple(ENCODERS)
-NAMES = (*BASELINES, *TRAINED, "ranker")
+FACTORIZATION = "matrix-factorization"
+NAMES = (*BASELINES, FACTORIZATION, *TRAINED, "ranker")
+
+Learned = Retriever | Ranker | Factorization
+"""What gradients teach."""
 
 
 def check_name(name: str) -> None:
@@ -22,7 +27,7 @@ def check_name(name: str) -> None:
         raise SettingsError(f"there is no model {name!r}{nearest(name, NAMES)}; known: {', '.join(NAMES)}")
 
 
-def build(settings: Settings, shape: Shape) -> Retriever | Ranker | Baseline:
+def build(settings: Settings, shape: Shape) -> Learned | Baseline:
     """Return a model of the right shape whose weights are still to be loaded or learned.
 
     Args:
@@ -36,6 +41,9 @@ def build(settings: Settings, shape: Shape) -> Retriever | Ranker | Baseline:
     if name == "ranker":
         check_ranker(settings.model)
         return Ranker(shape, settings.model, squared=settings.data.labels.strip() == "value")
+    if name == FACTORIZATION:
+        check_factorization(settings.model)
+        return Factorization(shape, settings.model, squared=settings.data.labels.strip() == "value")
     check_shape(settings.model)
     return Retriever(shape, settings.model)
 
@@ -54,6 +62,16 @@ def check_ranker(settings: ModelSettings) -> None:
             f"{asked} is for retrievers; a ranker reads how far back events are by model.positions=learned, and how "
             "long ago by model.request_time=true"
         )
+
+
+def check_factorization(settings: ModelSettings) -> None:
+    """Raise `SettingsError` where matrix factorisation would not read what was asked for."""
+    plain = ModelSettings()
+    for name in ("context", "request_time", "time_gaps", "time_lags", "negatives"):
+        if getattr(settings, name) != getattr(plain, name):
+            raise SettingsError(
+                f"model.{name} is for other models; {FACTORIZATION} reads users and items only: leave it out"
+            )
 
 
 def check_shape(settings: ModelSettings) -> None:

@@ -22,7 +22,8 @@ from regard.model.attention import AdditivePooling
 from regard.model.dropout import Dropout
 from regard.model.embedding import FORGOTTEN, EventEmbedding
 from regard.model.interest import build_interest
-from regard.model.items import ItemTable
+from regard.model.items import ItemTable, user_table
+from regard.model.scorer import CandidateModel
 
 
 class Ranked(NamedTuple):
@@ -64,7 +65,7 @@ class Ranker(nn.Module):
         self.reads_on = settings.time_gaps or any(interest.reads_on for interest in self.interests)
         self.nothing = nn.ParameterList([nn.Parameter(torch.zeros(size)) for size in sizes])
         self.asked = nn.ParameterList([_table(count, width) for count in shape.context.values()])
-        self.user = _table(shape.users, width) if settings.user_ids else None
+        self.user = user_table(shape, settings) if settings.user_ids else None
         self.fields = ("item", *(f"history {at + 1}" for at in range(len(sizes))), *shape.context)
         self.fields += ("user",) * settings.user_ids
         plain = [width, *sizes, *[width] * (len(shape.context) + settings.user_ids)]
@@ -81,7 +82,13 @@ class Ranker(nn.Module):
 
     def transferred(self) -> list[nn.Parameter]:
         """What started from pretrained vectors, and is learned at a rate of its own."""
-        return self.item_embedding.started
+        return [*self.item_embedding.started, *([] if self.user is None else self.user.started)]
+
+    def grow(self, rows: Tensor, told: Tensor) -> None:
+        """Append items that came after training, known by their vectors (n, K) where `told` (n,); no learning after."""
+        self.item_embedding.grow(rows, told)
+        self.known = torch.cat([self.known, told.to(self.known.device)])
+        self.trained = torch.cat([self.trained, torch.zeros_like(told, device=self.trained.device)])
 
     @property
     def table(self) -> Tensor:
@@ -136,7 +143,7 @@ class Ranker(nn.Module):
             codes = torch.zeros_like(requests.users) if requests.context is None else requests.context[:, at]
             found.append(functional.embedding(self._told(codes), vectors)[owner])
         if self.user is not None:
-            found.append(functional.embedding(self._told(requests.users), self.user)[owner])
+            found.append(self.user(self._told(requests.users))[owner])
         return found
 
     def _told(self, codes: Tensor) -> Tensor:
@@ -256,14 +263,14 @@ class FieldHead(nn.Module):
 class RankerScorer:
     """Gives probabilities of labelled candidates; what `evaluate` sees of a ranker."""
 
-    def __init__(self, model: Ranker, device: torch.device, precision: torch.dtype | None = None) -> None:
+    def __init__(self, model: CandidateModel, device: torch.device, precision: torch.dtype | None = None) -> None:
         self.model, self.device, self.precision = model, device, precision
         self.uses_request_time = model.request_time
 
     def probabilities(self, requests: Requests) -> npt.NDArray[np.floating]:
         """(C,) without gradients and dropout, items without training events read as unknown."""
         training = self.model.training
-        self.model.eval()
+        self.model.train(False)
         try:
             with (
                 torch.inference_mode(),

@@ -45,6 +45,12 @@ class Retriever(nn.Module):
         """What started from pretrained vectors, and is learned at a rate of its own."""
         return self.item_embedding.started
 
+    def grow(self, rows: Tensor, told: Tensor) -> None:
+        """Append items that came after training, known by their vectors (n, K) where `told` (n,); no learning after."""
+        self.item_embedding.grow(rows, told)
+        self.known = torch.cat([self.known, told.to(self.known.device)])
+        self.trained = torch.cat([self.trained, torch.zeros_like(told, device=self.trained.device)])
+
     @property
     def table(self) -> Tensor:
         """Item vectors, (n_items + 1, width); row 0 is the unknown item."""

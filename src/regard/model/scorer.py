@@ -17,6 +17,7 @@ from torch import Tensor
 
 from regard.data.batches import Histories, asked_at, context_codes, gather
 from regard.data.cases import Int64, ranges
+from regard.data.requests import Requests
 from regard.data.split import Cases
 from regard.data.store import Dataset
 from regard.model import topk
@@ -33,6 +34,21 @@ class CatalogueModel(Protocol):
 
     def scores(self, histories: Histories) -> Tensor:
         """Return the score of every item as the next one, (B, V), higher is better; column 0 is ignored."""
+        ...
+
+    def train(self, mode: bool = True) -> object:
+        """Switch dropout and the like on or off."""
+        ...
+
+
+class CandidateModel(Protocol):
+    """What says how probable labelled candidates are: rankers, and factorisation of labels."""
+
+    request_time: bool
+    training: bool
+
+    def predict(self, requests: Requests) -> Tensor:
+        """Return the probability (C,) of each candidate, or its value."""
         ...
 
     def train(self, mode: bool = True) -> object:

@@ -42,6 +42,11 @@ class Pretrained(nn.Module):
         self.rows.copy_(rows)
         self.told.copy_(told)
 
+    def grow(self, rows: Tensor, told: Tensor) -> None:
+        """Append items that came after training: vectors (n, K), and which items have one (n,)."""
+        self.rows = torch.cat([self.rows, rows.to(self.rows)[:, : self.rows.shape[1]]])
+        self.told = torch.cat([self.told, told.to(self.told.device)])
+
     def of(self, items: Tensor | None) -> tuple[Tensor, Tensor]:
         """Rows and `told` of the items (R,), or of all."""
         return (self.rows, self.told) if items is None else (self.rows[items], self.told[items])
@@ -121,6 +126,11 @@ class Gated(Pretrained):
         met = counts[1:][counts[1:] > 0].float()
         mean = met.mean() if len(met) else torch.ones(())
         self.gate.copy_(mean / (counts + mean))
+
+    def grow(self, rows: Tensor, told: Tensor) -> None:
+        """Append items that came after training, which nobody has met."""
+        super().grow(rows, told)
+        self.gate = torch.cat([self.gate, self.gate.new_ones(len(told))])
 
     def forward(self, ids: Tensor | None, items: Tensor | None) -> Tensor:
         """(R, W) -> (R, W)."""

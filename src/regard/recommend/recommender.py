@@ -19,6 +19,8 @@ from regard.data.labels import resolve_history, resolve_labels
 from regard.data.store import Dataset
 from regard.errors import InputError, nearest
 from regard.model.baseline import BASELINES
+from regard.model.factorization import Factorization
+from regard.model.models import FACTORIZATION
 from regard.model.scorer import top_for
 from regard.model.topk import UNKNOWN_SCORE, Jagged, rows_per_block
 from regard.model.twostage import TwoStage
@@ -39,7 +41,7 @@ class Recommender:
         """Load a run, or the one in a folder; `dataset` has to be the one it was trained on."""
         self.run = run if isinstance(run, Run) else Run.open(run)
         self._dataset = None if dataset is None else self.run.dataset(dataset)
-        self.model = self.run.model()
+        self.model = self.run.model(added=True)
         self.window: int | None = getattr(self.model, "window", None)
 
     @classmethod
@@ -90,6 +92,8 @@ class Recommender:
             histories = self._stored(self._user(user))
         else:
             histories = self._live(self._indexes(history or (), "history", notes), notes)
+        if isinstance(self.model, Factorization):
+            notes.extend(self.model.remarks(histories))
         histories = replace(histories, request=self._request(context or {}, notes))
         excluded = set(self._indexes(exclude, "exclude", notes))
         if self._filters(seen):
@@ -207,7 +211,7 @@ class Recommender:
     def _positive(self) -> Bool | None:
         """The events (N,) that a ranker of labels reads: those of which the label says yes; None = all."""
         data = self.run.settings.data
-        if self.run.manifest["model"] != "ranker":
+        if self.run.manifest["model"] not in ("ranker", FACTORIZATION):
             return None
         rule = resolve_labels(self.dataset, data.labels)
         return rule.positive(self.dataset) if resolve_history(rule, data.history) == "positive" else None
@@ -251,7 +255,7 @@ class Recommender:
     def _missing(self) -> str:
         """What the model reads of events beside their items, and a live history does not have."""
         model = self.run.settings.model
-        if model.name in BASELINES:
+        if model.name in (FACTORIZATION, *BASELINES):
             return ""
         behaviours = ["behaviours"] if model.behaviours and len(self.run.behaviours) > 1 else []
         return " and ".join(behaviours + ["times"] * (model.time_lags or model.time_gaps))

@@ -23,18 +23,19 @@ from regard.data.shape import Shape
 from regard.data.store import Dataset
 from regard.data.vocabulary import Vocabulary
 from regard.errors import InputError, StorageError
-from regard.manifest import new_folder, read_manifest, write_manifest
-from regard.model.models import build
+from regard.manifest import LOCK, new_folder, read_manifest, write_manifest
+from regard.model.models import Learned, build
 from regard.model.popular import Baseline
 from regard.model.ranker import Ranker
 from regard.model.retriever import Retriever
 from regard.model.scorer import CatalogueModel
 from regard.model.twostage import TwoStage
+from regard.recommend.additions import FOLDER, Additions, VectorMaker
 
 KIND = "run"
 PROGRESS = "checkpoint"
 RETRIEVER = "retriever"
-OWN = (PROGRESS, RETRIEVER, "evaluation-*")
+OWN = (PROGRESS, RETRIEVER, FOLDER, LOCK, "evaluation-*")
 """What is written into the folder of a run besides what its manifest lists."""
 WEIGHTS = "weights.safetensors"
 _ITEMS = "items.arrow"
@@ -61,9 +62,18 @@ class Run:
         return Settings.of(self.manifest["settings"], f"{self.path}/manifest.json")
 
     @cached_property
+    def added(self) -> Additions | None:
+        """Items that came after training; ids, titles and counts below have them too."""
+        return Additions.open(self.path)
+
+    @cached_property
     def _table(self) -> pa.Table:
         with pa.memory_map(str(self.path / _ITEMS)) as source:
-            return pa.ipc.open_file(source).read_all()
+            table = pa.ipc.open_file(source).read_all()
+        if self.added is None:
+            return table
+        more = self.added.table.append_column("events", pa.nulls(len(self.added.told), pa.int64()).fill_null(0))
+        return pa.concat_tables([table, more]).combine_chunks()
 
     @cached_property
     def items(self) -> Vocabulary:
@@ -100,18 +110,25 @@ class Run:
         """The run that finds candidates for this one, if it is a ranker that was given one."""
         return Run.open(self.path / RETRIEVER) if (self.path / RETRIEVER).is_dir() else None
 
-    def model(self, device: str | torch.device = "cpu") -> CatalogueModel:
-        """Build the model and load its weights, ready to score the catalogue; a ranker behind its retriever."""
+    def model(self, device: str | torch.device = "cpu", *, added: bool = False) -> CatalogueModel:
+        """Build the model and load its weights, ready to score the catalogue; a ranker behind its retriever.
+
+        `added`: with the items that came after training, which no evaluation knows of.
+        """
         model = self.stage(device)
         first = self.retriever
+        if added and self.added is not None:
+            self.added.hand_to(model)
         if first is None:
             return model
         retriever = first.stage(device)
+        if added and self.added is not None:
+            (first.added or self.added.unknown()).first(len(self.added)).hand_to(retriever)
         assert isinstance(retriever, Retriever)
         assert isinstance(model, Ranker)
         return TwoStage(retriever, model, filter_seen=self.manifest["seen"] == "filter").eval()
 
-    def stage(self, device: str | torch.device = "cpu") -> Retriever | Ranker | Baseline:
+    def stage(self, device: str | torch.device = "cpu") -> Learned | Baseline:
         """The model that this run trained, by itself."""
         try:
             model = build(self.settings, Shape(**self.manifest["shape"]))
@@ -150,6 +167,7 @@ def save_run(
     counts: npt.NDArray[np.int64],
     body: Mapping[str, Any],
     retriever: Run | None = None,
+    maker: VectorMaker | None = None,
 ) -> Run:
     """Write a run folder, whole or not at all; what `path/checkpoint` holds of its training is kept.
 
@@ -160,6 +178,7 @@ def save_run(
         counts: (n_items + 1,) training events of each item.
         body: the manifest's own part: settings, choice, split, validation, …
         retriever: a run that finds candidates for this one; it is copied, so that the new run is whole by itself.
+        maker: what makes the pretrained vectors of items to come.
     """
     told = {
         "path": str(dataset.path.resolve()) if dataset.path else None,
@@ -180,6 +199,8 @@ def save_run(
         if (progress / "log.jsonl").exists():
             shutil.copytree(progress, aside / PROGRESS, copy_function=_link, ignore=_PASSING)
             _link(str(progress / "log.jsonl"), str(aside / "log.jsonl"))
+        if maker is not None:
+            maker.save(aside)
         values = {name: dataset.context_values[name].array.to_pylist() for name in body["shape"]["context"]}
         if retriever is not None:
             shutil.copytree(retriever.path, aside / RETRIEVER, copy_function=_link, ignore=_NOT_NEEDED)
@@ -187,7 +208,7 @@ def save_run(
     return Run.open(path)
 
 
-_NOT_NEEDED = shutil.ignore_patterns(".*", PROGRESS, "evaluation-*")
+_NOT_NEEDED = shutil.ignore_patterns(".*", PROGRESS, FOLDER, "evaluation-*")
 _PASSING = shutil.ignore_patterns(".*")  # locks, and what a killed process left half-written
 
 

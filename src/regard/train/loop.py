@@ -65,6 +65,14 @@ class Transferring(Protocol):
         """Parameters with a learning rate of their own."""
 
 
+@runtime_checkable
+class Tracing(Protocol):
+    """What some validations say besides, after every epoch: the loss on what is held back."""
+
+    def loss(self) -> float:
+        """The loss of the current weights."""
+
+
 @dataclass
 class _State:
     """Where a training is; JSON-able, the tensors apart."""
@@ -176,8 +184,11 @@ class _Training:
             self.watch.step(state.epoch, state.step, self.batches.targets_per_epoch * done / state.seconds)
             if now - self.saved > _CHECKPOINT_SECONDS:
                 self._save()
+        held_back: dict[str, float] = (
+            {"validation_loss": self.validate.loss()} if isinstance(self.validate, Tracing) else {}
+        )
         figures = dict(self.validate()) if self.validate and self._look_due() else {}
-        self._close_epoch(figures)
+        self._close_epoch(figures, held_back)
         if (
             self.state.epoch == self.epochs
             or self._waited_long_enough()
@@ -205,7 +216,7 @@ class _Training:
         self.optimiser.step()
         return value
 
-    def _close_epoch(self, figures: dict[str, Any]) -> None:
+    def _close_epoch(self, figures: dict[str, Any], held_back: dict[str, float]) -> None:
         state, metric = self.state, self.settings.metric
         better = metric in figures and figures[metric] > state.best
         state.looks += bool(figures)
@@ -216,6 +227,7 @@ class _Training:
             "epoch": state.epoch + 1,
             "step": state.step,
             "loss": state.loss / max(1, state.batches),
+            **held_back,
             "validation": figures,
             "best": better,
             "targets_per_second": self.batches.targets_per_epoch / max(1e-9, state.seconds),

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from rich.console import Console
 
 from regard.data.batches import TrainingBatches
-from regard.data.knowledge import Knowledge
 from regard.data.requests import RequestBatches
 from regard.data.shape import Shape
 from regard.data.vocabulary import collision_line
 from regard.errors import SettingsError, nearest
 from regard.evaluate.compare import ERRORS
-from regard.model.models import build
+from regard.model.factorization import Factorization
+from regard.model.models import Learned, build
 from regard.model.ranker import Ranker, RankerScorer
 from regard.model.retriever import Retriever
 from regard.train.loop import Batches, autocast_type, choose_device, fit, set_threads
 from regard.train.progress import Watch
 from regard.training.baselines import told
-from regard.training.protocol import Protocol, check_learnable, median_gap
+from regard.training.protocol import Protocol, asks_labels, check_learnable, median_gap
 from regard.training.transfer import Fitted
 
 Validate = Callable[[], dict[str, Any]]
@@ -31,11 +34,16 @@ Validate = Callable[[], dict[str, Any]]
 
 
 def learn(
-    protocol: Protocol, progress: Path, resume: bool, console: Console | None, knowledge: Knowledge | None = None
-) -> tuple[Retriever | Ranker, dict[str, Any]]:
+    protocol: Protocol,
+    progress: Path,
+    resume: bool,
+    console: Console | None,
+    fitted: Fitted | None = None,
+    fitted_users: Fitted | None = None,
+) -> tuple[Learned, dict[str, Any]]:
     """Train the model of the settings; `progress` is the folder of its checkpoint and log.
 
-    `knowledge`: pretrained vectors for its items to start from.
+    `fitted`, `fitted_users`: pretrained vectors for its items and users to start from.
     """
     dataset, settings = protocol.dataset, protocol.settings
     check_learnable(dataset, settings)
@@ -45,10 +53,10 @@ def learn(
     if settings.model.name == "ranker" and settings.data.histories:
         shape = replace(shape, histories=histories_of(settings.data.histories, dataset.behaviours))
     counts = protocol.split.training_item_counts(dataset)
-    fitted = None if knowledge is None else Fitted.of(knowledge, counts, settings.model)
-    shape = replace(shape, vectors=0 if fitted is None else fitted.rows.shape[1])
+    widths = [0 if one is None else one.rows.shape[1] for one in (fitted, fitted_users)]
+    shape = replace(shape, vectors=widths[0], user_vectors=widths[1])
     model = build(settings, shape)
-    assert isinstance(model, Retriever | Ranker)
+    assert isinstance(model, Learned)
     model.item_embedding.fill(dataset)
     hashing = model.item_embedding.collisions()
     if console and hashing:
@@ -56,9 +64,13 @@ def learn(
     model.known, model.trained = torch.from_numpy(counts > 0), torch.from_numpy(counts > 0)
     if fitted is not None:
         fitted.hand_to(model, counts)
+    if fitted_users is not None:
+        fitted_users.hand_to(model, user_counts(protocol))
     model.to(choose_device(settings.train.device))
-    batches, validate, notes = _ranking(protocol, model) if isinstance(model, Ranker) else _retrieval(protocol, model)
+    batches, validate, notes = _task(protocol, model)
     metric, validate = rising(settings.train.metric, validate)
+    if isinstance(model, Factorization) and validate is not None:
+        validate = Traced(validate, held_back_loss(protocol, model))
     rows = fit(
         model,
         batches,
@@ -66,7 +78,8 @@ def learn(
         progress,
         told={
             "dataset": dataset.fingerprint,
-            "vectors": knowledge.fingerprint if knowledge else None,
+            "vectors": fitted.knowledge.fingerprint if fitted else None,
+            "user_vectors": fitted_users.knowledge.fingerprint if fitted_users else None,
             **settings.model_dump(mode="json"),
         },
         validate=validate,
@@ -74,9 +87,23 @@ def learn(
         watch=Watch(console) if console else None,
     )
     best = next((row for row in reversed(rows) if row["best"]), rows[-1])
-    vectors = None if knowledge is None or fitted is None else {**knowledge.facts, "geometry": fitted.geometry.facts()}
-    found = {"validation": best["validation"], "epochs": rows, "targets": notes, "vectors": vectors}
+    found = {"validation": best["validation"], "epochs": rows, "targets": notes}
+    found["vectors"] = None if fitted is None else fitted.facts
+    found["user_vectors"] = None if fitted_users is None else fitted_users.facts
     return model, told(shape=shape.as_dict(), hashing=hashing, median_gap=median_gap(protocol), **found)
+
+
+def user_counts(protocol: Protocol) -> npt.NDArray[np.int64]:
+    """Training events of each user, (n_users + 1,)."""
+    starts, ends = protocol.split.training(protocol.dataset)
+    return np.asarray(ends - starts)
+
+
+def _task(protocol: Protocol, model: Learned) -> tuple[Batches, Validate | None, dict[str, Any]]:
+    """What the model learns from, and by what it is chosen."""
+    if isinstance(model, Factorization):
+        return _factorizing(protocol, model)
+    return _ranking(protocol, model) if isinstance(model, Ranker) else _retrieval(protocol, model)
 
 
 def _retrieval(protocol: Protocol, model: Retriever) -> tuple[Batches, Validate | None, dict[str, Any]]:
@@ -104,6 +131,64 @@ def _ranking(protocol: Protocol, model: Ranker) -> tuple[Batches, Validate | Non
     return batches, lambda: protocol.labelled_validation(scorer, requests), batches.notes
 
 
+def _factorizing(protocol: Protocol, model: Factorization) -> tuple[Batches, Validate | None, dict[str, Any]]:
+    """Every training target by itself: no history is read, so targets of a user need not lie together."""
+    alone = protocol.settings.changed(["model.window=1"])
+    batches = RequestBatches(protocol.dataset, protocol.split, alone)
+    reading = batches.reading
+    device = model.met.device
+    model.met[torch.from_numpy(batches.users).to(device)] = True
+    labels = reading.rule.targets(protocol.dataset, reading.rows(batches.places)).mean(dtype=np.float64)
+    share = 1 / max(protocol.dataset.n_items, 1) if reading.rule.sampled else float(labels)
+    model.begin(share if model.squared else _logit(share))
+    if protocol.split.rule == "none":
+        return batches, None, batches.notes
+    if asks_labels(protocol.settings, protocol.dataset):
+        requests = protocol.requests("validation", protocol.settings.evaluate.validation_cases)
+        scorer = ranker_scorer(protocol, model)
+        return batches, lambda: protocol.labelled_validation(scorer, requests), batches.notes
+    cases, catalogue = protocol.cases(), protocol.scorer(model)
+    assert cases is not None
+    return batches, lambda: protocol.validation(catalogue, cases), batches.notes
+
+
+def _logit(share: float) -> float:
+    """The log-odds of a share, kept finite where all labels agree."""
+    share = min(max(share, 1e-4), 1 - 1e-4)
+    return math.log(share / (1 - share))
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A validation that also gives the loss after every epoch."""
+
+    look: Validate
+    loss: Callable[[], float]
+
+    def __call__(self) -> dict[str, Any]:
+        """The figures."""
+        return self.look()
+
+
+def held_back_loss(protocol: Protocol, model: Factorization) -> Callable[[], float]:
+    """The loss of training on validation targets, with as many negatives and without dropout; mean over candidates."""
+    settings = protocol.settings
+    requests = protocol.requests("validation", settings.evaluate.validation_cases, settings.data.negatives)
+    device = model.met.device
+
+    @torch.inference_mode()
+    def loss() -> float:
+        model.eval()
+        total, many = 0.0, 0
+        for block in requests:
+            total += float(model.loss(block.to(device))) * len(block.candidates)
+            many += len(block.candidates)
+        model.train()
+        return total / many
+
+    return loss
+
+
 def rising(metric: str, validate: Validate | None) -> tuple[str, Validate | None]:
     """A metric of which more is better, as the loop chooses: an error is measured beside its negative, `-rmse`."""
     if validate is None or metric.partition("|")[0] not in ERRORS:
@@ -116,7 +201,7 @@ def rising(metric: str, validate: Validate | None) -> tuple[str, Validate | None
     return f"-{metric}", measured
 
 
-def ranker_scorer(protocol: Protocol, model: Ranker) -> RankerScorer:
+def ranker_scorer(protocol: Protocol, model: Ranker | Factorization) -> RankerScorer:
     """Wrap a ranker for labelled candidates, in the precision and on the device of the settings."""
     device = choose_device(protocol.settings.train.device)
     return RankerScorer(model, device, autocast_type(protocol.settings.train.precision, device))

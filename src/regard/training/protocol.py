@@ -18,6 +18,7 @@ from regard.evaluate.labelled import LabelledScorer, evaluate_labelled, labelled
 from regard.evaluate.protocol import Scorer, measured, quick
 from regard.evaluate.protocol import evaluate as measure
 from regard.evaluate.result import Result
+from regard.model.models import FACTORIZATION
 from regard.model.popular import Baseline
 from regard.model.retriever import Retriever
 from regard.model.scorer import CatalogueModel, CatalogueScorer
@@ -83,9 +84,9 @@ class Protocol:
             bootstrap=chosen.bootstrap,
         )
 
-    def requests(self, part: Part, most: int | None = None) -> EvaluationRequests:
+    def requests(self, part: Part, most: int | None = None, negatives: int | None = None) -> EvaluationRequests:
         """What a ranker is asked on a held-back part; `most` limits the cases, the same ones every time."""
-        many = self.settings.evaluate.negatives
+        many = negatives or self.settings.evaluate.negatives
         return evaluation_requests(self.dataset, self.split, part, self.settings, negatives=many, most=most)
 
     def labelled_validation(self, scorer: LabelledScorer, requests: EvaluationRequests) -> dict[str, Any]:
@@ -98,16 +99,23 @@ class Protocol:
         return evaluate_labelled(scorer, self.requests(part), self.dataset, self.split, bootstrap=many)
 
 
+def asks_labels(settings: Settings, dataset: Dataset) -> bool:
+    """Whether the model is measured on labelled candidates: a ranker, and factorisation of labels that were given."""
+    if settings.model.name != FACTORIZATION:
+        return settings.model.name == "ranker"
+    return not resolve_labels(dataset, settings.data.labels).sampled
+
+
 def with_metric(settings: Settings, dataset: Dataset) -> Settings:
     """Settings that name the validation figure to choose by, or refuse one that is not measured."""
-    ranker = settings.model.name == "ranker"
+    labelled = asks_labels(settings, dataset)
     known = measured(settings.evaluate.k)
-    if ranker:
+    if labelled:
         rule = resolve_labels(dataset, settings.data.labels)
         known = labelled_keys(rule, settings.evaluate.negatives if rule.sampled else 0)
     metric = settings.train.metric
     if metric == "auto":
-        metric = known[0] if ranker else f"ndcg@{settings.evaluate.k[0]}"
+        metric = known[0] if labelled else f"ndcg@{settings.evaluate.k[0]}"
     if metric not in known:
         raise SettingsError(
             f"train.metric={metric!r} is not measured{nearest(metric, known)}; known: {', '.join(known)}"
@@ -133,11 +141,12 @@ def check_learnable(dataset: Dataset, settings: Settings) -> None:
     model = settings.model
     name = f"{model.name} with interest {model.interest}" if model.name == "ranker" else model.name
     orderless = model.name == "ranker" and model.interest in ORDERLESS and model.positions == "none"
+    orderless = orderless or model.name == FACTORIZATION
     if dataset.time_kind == "none" and not orderless:
         raise ProtocolError(
             f"{name} reads events in their order, and this log has none (time kind none); prepare it again with "
-            "--time-kind order if file order is meant, or train popular, repeat, co-visit, or a ranker with "
-            f"model.positions=none and one of the interests {', '.join(ORDERLESS)}"
+            "--time-kind order if file order is meant, or train popular, repeat, co-visit, matrix-factorization, or a "
+            f"ranker with model.positions=none and one of the interests {', '.join(ORDERLESS)}"
         )
     for option in ("time_gaps", "time_lags", "request_time"):
         if getattr(settings.model, option) and dataset.time_kind != "timestamp":

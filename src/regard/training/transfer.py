@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +14,7 @@ from regard.data.geometry import Geometry
 from regard.data.knowledge import Knowledge
 from regard.errors import InputError
 from regard.model.items import first_scale
-from regard.model.ranker import Ranker
+from regard.model.models import Learned
 from regard.model.retriever import Retriever
 from regard.model.transfer import vector_width
 
@@ -25,10 +26,13 @@ class Fitted:
     rows: npt.NDArray[np.float32]
     known: npt.NDArray[np.bool_]
     geometry: Geometry
+    knowledge: Knowledge
 
     @classmethod
     def of(cls, knowledge: Knowledge, counts: npt.NDArray[np.int64], settings: ModelSettings) -> Fitted:
         """Centre vectors and weigh their spectrum, as fitted on items with training events, `counts` (n_items + 1,).
+
+        Users in place of items where these are vectors of users.
 
         Raises:
             InputError: fewer than two of these items have a vector.
@@ -36,8 +40,8 @@ class Fitted:
         trained = knowledge.known & (counts > 0)
         if trained.sum() < 2:
             raise InputError(
-                f"pretrained vectors are fitted on items with training events, and only {int(trained.sum())} of "
-                f"{int((counts > 0).sum()):,} has one; see the coverage above"
+                f"pretrained vectors are fitted on {knowledge.whose} with training events, and only "
+                f"{int(trained.sum())} of {int((counts > 0).sum()):,} has one; see the coverage above"
             )
         width = vector_width(settings)
         values = width or knowledge.width
@@ -46,9 +50,18 @@ class Fitted:
         geometry = Geometry.fit(knowledge.rows[trained], width, softness=settings.softness, norm=scale)
         rows = np.zeros((len(knowledge.rows), values), np.float32)
         rows[knowledge.known] = geometry.apply(knowledge.rows[knowledge.known])
-        return cls(rows, knowledge.known, geometry)
+        return cls(rows, knowledge.known, geometry, knowledge)
 
-    def hand_to(self, model: Retriever | Ranker, counts: npt.NDArray[np.int64]) -> None:
-        """Give the model its rows; what has a vector is known to it from now on."""
-        model.item_embedding.take(torch.from_numpy(self.rows), torch.from_numpy(self.known), torch.from_numpy(counts))
-        model.known = model.known | torch.from_numpy(self.known)
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Where the vectors come from and what was made of them, fit for JSON."""
+        return {**self.knowledge.facts, "geometry": self.geometry.facts()}
+
+    def hand_to(self, model: Learned, counts: npt.NDArray[np.int64]) -> None:
+        """Give the model its rows; an item that has a vector is known to it from now on."""
+        of_users = self.knowledge.whose == "users"
+        table = model.user if of_users and not isinstance(model, Retriever) else model.item_embedding
+        assert table is not None
+        table.take(torch.from_numpy(self.rows), torch.from_numpy(self.known), torch.from_numpy(counts))
+        if not of_users:
+            model.known = model.known | torch.from_numpy(self.known)

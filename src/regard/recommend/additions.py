@@ -1,0 +1,164 @@
+"""Items that came after training: known by their pretrained vectors, and kept beside a run that stays what it was.
+
+A run's weights and manifest are never touched: an evaluation of it means the same before and after. What was added
+lies in its folder `added`, which `Recommender` reads, and which is written whole or not at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import pyarrow as pa
+import torch
+from safetensors.torch import load_file, save_file
+
+from regard.data.geometry import Geometry
+from regard.data.items import item_report
+from regard.data.knowledge import VectorRecipe
+from regard.data.vocabulary import Vocabulary
+from regard.data.words import joined_texts
+from regard.errors import InputError, StorageError
+from regard.manifest import new_folder, read_json, read_manifest, write_json, write_manifest
+
+FOLDER = "added"
+KIND = "added items"
+_RECIPE, _GEOMETRY = "vectors.json", "vectors.safetensors"
+_ITEMS, _ROWS = "items.arrow", "rows.safetensors"
+_SCHEMA = pa.schema([("id", pa.string()), ("title", pa.string())])
+
+
+@dataclass(frozen=True)
+class VectorMaker:
+    """What a run keeps of its pretrained vectors, so that those of new items are made alike."""
+
+    recipe: VectorRecipe
+    geometry: Geometry
+
+    def save(self, folder: Path) -> None:
+        """Write into the folder of a run."""
+        write_json(folder / _RECIPE, {"recipe": vars(self.recipe), "geometry": self.geometry.facts()})
+        save_file({name: torch.from_numpy(one) for name, one in self.geometry.arrays().items()}, folder / _GEOMETRY)
+
+    @classmethod
+    def open(cls, folder: Path) -> VectorMaker | None:
+        """Read from the folder of a run; None where it has no pretrained vectors."""
+        if not (folder / _RECIPE).exists():
+            return None
+        told = read_json(folder / _RECIPE)
+        body = told["recipe"]
+        mean = None if body["mean"] is None else tuple(body["mean"])
+        recipe = VectorRecipe(**{**body, "columns": tuple(body["columns"]), "mean": mean})
+        arrays = {name: one.numpy() for name, one in load_file(folder / _GEOMETRY).items()}
+        return cls(recipe, Geometry.of(told["geometry"], arrays))
+
+    def rows(self, texts: Mapping[str, str], source: Any, **options: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rows (n, K) of items by id, and which of them (n,) have a vector."""
+        vectors = self.recipe.read(texts, source, **options)
+        rows = np.zeros((len(texts), self.geometry.width), np.float32)
+        if vectors.known.any():
+            rows[vectors.known] = self.geometry.apply(vectors.matrix[vectors.known])
+        return torch.from_numpy(rows), torch.from_numpy(vectors.known)
+
+
+@runtime_checkable
+class Growing(Protocol):
+    """A model whose catalogue can grow after training."""
+
+    def grow(self, rows: torch.Tensor, told: torch.Tensor) -> None:
+        """Append items known by vectors (n, K) where `told` (n,)."""
+
+
+@dataclass(frozen=True)
+class Additions:
+    """n items that were added to a run: ids and titles, rows (n, K) of pretrained vectors, and which have one (n,)."""
+
+    table: pa.Table
+    rows: torch.Tensor
+    told: torch.Tensor
+
+    @classmethod
+    def open(cls, folder: Path) -> Additions | None:
+        """Read what was added to the run in `folder`; None where nothing was."""
+        place = folder / FOLDER
+        if not place.is_dir():
+            return None
+        read_manifest(place, KIND)
+        with pa.memory_map(str(place / _ITEMS)) as source:
+            table = pa.ipc.open_file(source).read_all()
+        held = load_file(place / _ROWS)
+        if len(held["told"]) != table.num_rows:
+            raise StorageError(
+                f"{place} is damaged: {table.num_rows} items, {len(held['told'])} vectors; add them again"
+            )
+        return cls(table, held["rows"], held["told"])
+
+    def save(self, folder: Path) -> None:
+        """Take the place of what was added to the run in `folder` before."""
+        with new_folder(folder / FOLDER, KIND) as aside:
+            with pa.OSFile(str(aside / _ITEMS), "wb") as sink, pa.ipc.new_file(sink, _SCHEMA) as writer:
+                writer.write_table(self.table)
+            save_file({"rows": self.rows.contiguous(), "told": self.told}, aside / _ROWS)
+            write_manifest(aside, KIND, {"items": self.table.num_rows})
+
+    def __len__(self) -> int:
+        """How many items were added."""
+        return len(self.told)
+
+    def hand_to(self, model: object) -> None:
+        """Append the items to the catalogue of a model that is not learned any more."""
+        assert isinstance(model, Growing), type(model).__name__
+        model.grow(self.rows, self.told)
+
+    def first(self, count: int) -> Additions:
+        """The first `count` items: a process that was killed may have written more beside one of two stages."""
+        return Additions(self.table.slice(0, count), self.rows[:count], self.told[:count])
+
+    def unknown(self) -> Additions:
+        """The same items for a model without pretrained vectors, which knows nothing of them."""
+        return Additions(self.table, self.rows[:, :0], torch.zeros_like(self.told))
+
+    def and_(self, later: Additions) -> Additions:
+        """Both, the later ones behind."""
+        table = pa.concat_tables([self.table, later.table]).combine_chunks()
+        return Additions(table, torch.cat([self.rows, later.rows]), torch.cat([self.told, later.told]))
+
+
+def added(
+    folder: Path, catalogue: Vocabulary, items: pa.Table, source: Any = None, **options: Any
+) -> tuple[Additions, dict[str, Any]]:
+    """Make vectors of the items of a table that the catalogue does not have yet, as those of the run were made.
+
+    Returns:
+        All that is added now, earlier additions first; and the report: rows read, items added, those already in the
+        catalogue, those of which no vector is known (they are added too, and not recommended until there is one).
+    """
+    maker, before = VectorMaker.open(folder), Additions.open(folder)
+    if maker is None:
+        raise InputError(
+            f"{folder} was trained without pretrained vectors, so nothing is known of an item before it has events; "
+            "train with --vectors, or train again on a dataset with the new events"
+        )
+    new = items.filter(pa.array(catalogue.index(items["id"].combine_chunks()) == 0))
+    texts = (
+        joined_texts(new, maker.recipe.columns) if maker.recipe.columns else dict.fromkeys(new["id"].to_pylist(), "")
+    )
+    width = maker.geometry.width
+    rows, told = torch.zeros(0, width), torch.zeros(0, dtype=torch.bool)
+    if texts:
+        rows, told = maker.rows(texts, source, **options)
+    titles = new["title"] if "title" in new.column_names else pa.nulls(new.num_rows, pa.string())
+    fresh = Additions(pa.table({"id": new["id"], "title": titles}).cast(_SCHEMA), rows, told)
+    read = item_report(items)
+    report = {
+        "rows_read": read["rows_read"],
+        "rows_left_out": read["rows_read"] - items.num_rows,
+        "already_known": items.num_rows - new.num_rows,
+        "added": new.num_rows,
+        "without_vector": int((~told).sum()),
+        "added_in_all": new.num_rows + (0 if before is None else len(before)),
+    }
+    return (fresh if before is None else before.and_(fresh)), report
