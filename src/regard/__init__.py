@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from regard.config import Settings as Settings
     from regard.data.events import EventLog as EventLog
+    from regard.data.matrix import user_item_matrix as user_item_matrix
     from regard.data.sample import make_shop as make_shop
     from regard.data.sources import Columns as Columns
     from regard.data.split import make_split as make_split
@@ -45,6 +46,7 @@ _HOMES = {
     "compare": "regard.pipeline",
     "make_shop": "regard.data.sample",
     "make_split": "regard.data.split",
+    "user_item_matrix": "regard.data.matrix",
 }
 
 __all__ = [
@@ -60,6 +62,7 @@ __all__ = [
     "make_shop",
     "make_split",
     "train",
+    "user_item_matrix",
 ]
 
 

@@ -16,6 +16,7 @@ from regard.cli.options import (
     RunFolder,
     Set,
     SplitRule,
+    UserVectorSource,
     VectorSource,
     app,
     out,
@@ -33,6 +34,8 @@ def train(
     retriever: Annotated[Path | None, typer.Option(help="a run whose candidates a ranker puts in order")] = None,
     vectors: VectorSource = None,
     vector_ids: Annotated[Path | None, typer.Option(help="whose rows these are, where the file does not say")] = None,
+    user_vectors: UserVectorSource = None,
+    user_vector_ids: Annotated[Path | None, typer.Option(help="the same for --user-vectors")] = None,
     trust: Annotated[bool, typer.Option("--trust", help="allow files of vectors that can run code when read")] = False,
     split: SplitRule = None,
     targets: Annotated[str | None, typer.Option(help="next, last or set: which held-back events are targets")] = None,
@@ -67,8 +70,18 @@ def train(
     try:
         shown = None if quiet or as_json else told
         known = pipeline.knowledge(dataset, vectors, ids=vector_ids, trust=trust) if vectors else None
+        users = None
+        if user_vectors:
+            users = pipeline.knowledge(dataset, user_vectors, ids=user_vector_ids, trust=trust, whose="users")
         trained = pipeline.train(
-            dataset, settings, run, resume=resume, console=shown, retriever=retriever, vectors=known
+            dataset,
+            settings,
+            run,
+            resume=resume,
+            console=shown,
+            retriever=retriever,
+            vectors=known,
+            user_vectors=users,
         )
     except KeyboardInterrupt:
         told.print("the same command with --resume goes on from the last checkpoint")

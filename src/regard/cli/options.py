@@ -39,8 +39,8 @@ Data = Annotated[Path | None, typer.Option("--data", help="the dataset, if it is
 ModelName = Annotated[
     str | None,
     typer.Option(
-        help="self-attention (the default), gru, lstm, seq2seq, additive, mean; ranker; popular, recent-popular, "
-        "repeat, co-visit"
+        help="self-attention (the default), gru, lstm, seq2seq, additive, mean; matrix-factorization; ranker; popular, "
+        "recent-popular, repeat, co-visit"
     ),
 ]
 InterestName = Annotated[
@@ -55,6 +55,13 @@ VectorSource = Annotated[
     typer.Option(
         help="pretrained vectors for items to start from: a file of words or of item ids, text:MODEL, gensim:NAME; "
         "what they become: --set model.transfer=init, frozen, fuse or gate"
+    ),
+]
+UserVectorSource = Annotated[
+    str | None,
+    typer.Option(
+        "--user-vectors",
+        help="pretrained vectors of user ids to start from; for matrix-factorization, and a ranker with model.user_ids",
     ),
 ]
 SplitRule = Annotated[

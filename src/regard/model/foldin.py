@@ -95,6 +95,6 @@ class FoldIn(nn.Module):
         right[row, place] = rest
         gram = left.transpose(1, 2) @ left
         gram.diagonal(dim1=1, dim2=2).add_(self.noise.double().clamp_min(_LEAST))
-        solved = torch.linalg.solve(gram, left.transpose(1, 2) @ right[:, :, None])[:, :, 0]
-        vectors = exact + scale * solved
-        return vectors.to(centre.dtype)
+        solved: Tensor = torch.linalg.solve(gram, left.transpose(1, 2) @ right[:, :, None])[:, :, 0]
+        answer: Tensor = (exact + scale * solved).to(centre.dtype)
+        return answer

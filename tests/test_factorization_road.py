@@ -1,0 +1,252 @@
+"""Matrix factorisation down the whole road: planted truth of low rank, both kinds of feedback, vectors on either side."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from regard import pipeline
+from regard.cli import app
+from regard.config import Settings
+from regard.data.events import EventLog
+from regard.data.sources import Columns
+from regard.data.store import Dataset
+from regard.errors import InputError
+from regard.evaluate.result import Result
+from regard.model.factorization import Factorization
+from regard.recommend.recommender import Recommender
+
+NOISE = 0.2
+
+
+def told(**changes: Any) -> Settings:
+    body: dict[str, Any] = {
+        "data": {"split": "leave-one-out"},
+        "model": {"name": "matrix-factorization", "width": 4, "dropout": 0.0},
+        "train": {"batch_tokens": 512, "learning_rate": 0.02, "precision": "float32", "threads": 1, "epochs": 40},
+        "evaluate": {"bootstrap": 0},
+    }
+    for section, values in changes.items():
+        body[section] |= values
+    return Settings.of(body)
+
+
+def figure(result: Result, name: str) -> float:
+    value = result.metrics[name]["value"]
+    assert value is not None
+    return value
+
+
+@pytest.fixture(scope="module")
+def ratings() -> tuple[Dataset, pa.Table]:
+    """A mean, biases, two tastes, and noise that nobody can foresee."""
+    rng, users, items, each = np.random.default_rng(0), 250, 80, 24
+    tastes, kinds = rng.normal(0, 0.8, (users, 2)), rng.normal(0, 0.8, (items, 2))
+    kind, strict = rng.normal(0, 0.5, items), rng.normal(0, 0.5, users)
+    user = np.repeat(np.arange(users), each)
+    item = np.concatenate([rng.permutation(items)[:each] for _ in range(users)])
+    label = 3 + strict[user] + kind[item] + (tastes[user] * kinds[item]).sum(1) + rng.normal(0, NOISE, len(user))
+    table = pa.table(
+        {
+            "user": [f"u{one}" for one in user],
+            "item": [f"i{one}" for one in item],
+            "time": np.tile(np.arange(each), users),
+            "rating": label,
+        }
+    )
+    log = EventLog.read(table, Columns("user", "item", "time", label="rating"), time_kind="order")
+    return Dataset.build(log, None), table
+
+
+@pytest.mark.parametrize("split", ["leave-one-out", "users:0.2", "random:0.8,0.1,0.1"])
+def test_a_planted_truth_of_low_rank_is_found(ratings: tuple[Dataset, pa.Table], tmp_path: Path, split: str) -> None:
+    """Also for users held out whole, whose vectors are solved from what they rated before."""
+    dataset, _ = ratings
+    assert dataset.label is not None
+    run = pipeline.train(dataset, told(data={"split": split, "labels": "value"}), tmp_path / "run")
+    found = pipeline.evaluate(run, data=dataset)
+    spread, floor = float(dataset.label.std()), figure(found.baselines["popular"], "rmse")
+    assert set(found.result.metrics) == {"rmse", "mae", "mae|by-user"}
+    assert figure(found.result, "rmse") < (0.55 if split.startswith("users") else 0.34) * spread
+    assert figure(found.result, "rmse") < 0.65 * floor
+    assert figure(found.result, "rmse") > NOISE
+    rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert len(rows) == 40
+    assert all({"loss", "validation_loss"} <= set(row) for row in rows)
+    assert rows == run.manifest["epochs"]
+    assert rows[-1]["loss"] < 0.1 < rows[0]["loss"]
+    for row in rows:  # the loss on what is held back is the square of its error
+        if row["validation"]:
+            assert row["validation_loss"] == pytest.approx(row["validation"]["rmse"] ** 2, rel=1e-4)
+
+
+def test_a_live_history_without_labels_is_read_as_liked(ratings: tuple[Dataset, pa.Table], tmp_path: Path) -> None:
+    dataset, _ = ratings
+    run = pipeline.train(dataset, told(data={"labels": "value"}), tmp_path / "run")
+    recommender = Recommender(tmp_path / "run", dataset)
+    model = run.stage()
+    assert isinstance(model, Factorization)
+    answer = recommender.recommend(history=["i1", "i2"], k=80, seen="keep")
+    assert answer.notes == [
+        "training has not met this user: their vector is solved from the history, read as items that they like"
+    ]
+    liked = {one.item: one.score for one in answer.items}
+    nothing = {one: s for one, s in zip(dataset.items.array.to_pylist(), _nobody(model), strict=True)}
+    assert all(liked[item] > nothing[item] + 0.3 for item in ("i1", "i2"))
+    assert recommender.recommend(user="u1", k=3).notes == []
+
+
+def _nobody(model: Factorization) -> list[float]:
+    from regard.data.batches import Histories
+
+    with torch.no_grad():
+        scores: list[float] = model.scores(Histories(torch.zeros(0, dtype=torch.int64), torch.tensor([0, 0])))[
+            0, 1:
+        ].tolist()
+    return scores
+
+
+def clubs(users: int = 60, each: int = 9) -> pa.Table:
+    """Two clubs that never meet: people take items of their own only."""
+    rng = np.random.default_rng(0)
+    rows = [
+        (f"{club}{user}", f"{club} {item}")
+        for club in ("tea", "ale")
+        for user in range(users)
+        for item in rng.permutation(14)[:each]
+    ]
+    return pa.table({"user": [row[0] for row in rows], "item": [row[1] for row in rows], "time": range(len(rows))})
+
+
+def built(table: pa.Table, items: pa.Table | None = None) -> Dataset:
+    return Dataset.build(EventLog.read(table, time_kind="order"), None, items)
+
+
+@pytest.mark.parametrize("split", ["leave-one-out", "users:0.2"])
+def test_implicit_feedback_is_ranked_over_the_catalogue(tmp_path: Path, split: str) -> None:
+    """5 of 14 items of the own club are left: whoever knows the club does as well as chance among these."""
+    dataset = built(clubs())
+    run = pipeline.train(dataset, told(data={"split": split}, evaluate={"targets": "last"}), tmp_path / "run")
+    found = pipeline.evaluate(run, data=dataset, baselines="popular,co-visit")
+    popular = figure(found.baselines["popular"], "ndcg@10")
+    assert figure(found.result, "ndcg@10") > 0.45 > 1.2 * popular
+    rows = run.manifest["epochs"]
+    assert all(row["validation_loss"] > 0 for row in rows)
+    assert rows[-1]["validation_loss"] < rows[0]["validation_loss"]
+    recommender = Recommender(tmp_path / "run", dataset)
+    for club in ("tea", "ale"):
+        answer = recommender.recommend(history=[f"{club} 1", f"{club} 2"], k=10)
+        assert {one.item.split()[0] for one in answer.items} == {club}
+        assert answer.notes == ["training has not met this user: their vector is solved from the history"]
+        assert {one.item.split()[0] for one in recommender.similar(f"{club} 3", k=8).items} == {club}
+        assert {one.item.split()[0] for one in recommender.recommend(user=f"{club}7", k=5).items} == {club}
+    table, _ = recommender.recommend_many(["tea1", "ale1"], k=3)
+    assert [name.split()[0] for name in table["item"].to_pylist()] == ["tea"] * 3 + ["ale"] * 3
+    assert recommender.vectors().num_rows == 28
+
+
+def test_it_needs_no_order(tmp_path: Path) -> None:
+    table = clubs(users=20).select(["user", "item"])
+    dataset = Dataset.build(EventLog.read(table), None)
+    run = pipeline.train(dataset, told(data={"split": "auto"}, train={"epochs": 10}), tmp_path / "run")
+    assert run.manifest["split"]["rule"] == "random:0.8,0.1,0.1"
+    assert figure(pipeline.evaluate(run, data=dataset).result, "ndcg@10") > 0.4
+
+
+def test_labels_of_yes_or_no_are_measured_as_such(tmp_path: Path) -> None:
+    table = clubs(users=30)
+    other = [
+        f"{'ale' if name.startswith('tea') else 'tea'} {at % 14}" for at, name in enumerate(table["user"].to_pylist())
+    ]
+    both = pa.concat_tables([table, table.set_column(1, "item", pa.array(other))])
+    both = both.append_column("label", pa.array([1] * len(table) + [0] * len(table)))
+    both = both.set_column(2, "time", pa.array(np.random.default_rng(0).permutation(len(both))))
+    dataset = Dataset.build(
+        EventLog.read(both, Columns("user", "item", "time", label="label"), time_kind="order"), None
+    )
+    run = pipeline.train(dataset, told(), tmp_path / "run")
+    found = pipeline.evaluate(run, data=dataset)
+    assert run.manifest["targets"]["labels"] == "given"
+    assert figure(found.result, "auc") > 0.95
+    assert figure(found.baselines["popular"], "auc") < 0.7
+
+
+@pytest.mark.parametrize("mode", ["init", "frozen", "fuse", "gate"])
+def test_vectors_on_either_side(mode: str, tmp_path: Path) -> None:
+    """An item and a user that nobody has met are understood by their vectors."""
+    rng = np.random.default_rng(0)
+    table = clubs()
+    extra = pa.table({"user": ["tea new", "ale new"], "item": ["tea 1", "ale 1"], "time": [9999, 9999]})
+    items = pa.table({"id": ["tea new", "ale new"]})
+    dataset = built(pa.concat_tables([table.cast(extra.schema), extra]), items)
+    side = {"tea": [2.0, 0.0, 1.0], "ale": [0.0, 2.0, 1.0]}
+    ids = [*dataset.users.array.to_pylist(), *dataset.items.array.to_pylist()]
+    vectors = {name: (np.array(side[name[:3]]) + rng.normal(0, 0.2, 3)).tolist() for name in ids}
+    settings = told(model={"transfer": mode, "width": 8}, data={"split": "users:0.1"})
+    run = pipeline.train(dataset, settings, tmp_path / "run", vectors=vectors, user_vectors=vectors)
+    assert run.manifest["user_vectors"]["users"] == [122, 122]
+    assert run.manifest["vectors"]["items"] == [30, 30]
+    recommender = Recommender(tmp_path / "run", dataset)
+    for club, other in (("tea", "ale"), ("ale", "tea")):
+        found = [one.item for one in recommender.recommend(user=f"{club}7", k=30, seen="keep").items]
+        assert found.index(f"{club} new") < found.index(f"{other} new"), (mode, found)
+    if mode != "init":
+        assert run.stage().user.pretrained is not None  # type: ignore[union-attr]
+
+
+def test_a_ranker_with_user_ids_takes_user_vectors_too(tmp_path: Path) -> None:
+    dataset = built(clubs(users=15))
+    vectors = {
+        name: [float(name.startswith("tea")), 1.0, 0.5 * at] for at, name in enumerate(dataset.users.array.to_pylist())
+    }
+    settings = told(model={"name": "ranker", "interest": "candidate", "hidden": [8]}, train={"epochs": 2})
+    with pytest.raises(InputError, match=r"model.user_ids=true; ranker has none"):
+        pipeline.train(dataset, settings, tmp_path / "run", user_vectors=vectors)
+    settings = settings.changed(["model.user_ids=true"])
+    run = pipeline.train(dataset, settings, tmp_path / "run", user_vectors=vectors)
+    assert run.stage().user.told[1:].all()  # type: ignore[union-attr]
+    assert run.manifest["user_vectors"]["whose"] == "users"
+
+
+def test_from_the_command_line(tmp_path: Path) -> None:
+    pyarrow.csv.write_csv(clubs(users=15), tmp_path / "log.csv")
+    users = [f"{club}{user}" for club in ("tea", "ale") for user in range(15)]
+    np.save(tmp_path / "users.npy", np.random.default_rng(0).normal(size=(30, 5)).astype(np.float32))
+    (tmp_path / "users.txt").write_text("".join(f"{name}\n" for name in users))
+
+    def regard(*words: object) -> Any:
+        done = CliRunner().invoke(app, [*map(str, words), "--json"])
+        assert done.exit_code == 0, done.output
+        return json.loads(done.stdout)
+
+    regard("prepare", tmp_path / "log.csv", "--time-kind", "order", "--out", tmp_path / "shop")
+    small = ["--set", "model.width=4", "--set", "train.epochs=6", "--set", "train.batch_tokens=128"]
+    given = ["--user-vectors", tmp_path / "users.npy", "--user-vector-ids", tmp_path / "users.txt"]
+    words = ["--model", "matrix-factorization", "--split", "leave-one-out", "--out", tmp_path / "run", *small, *given]
+    told = regard("train", tmp_path / "shop", *words)
+    assert told["model"] == "matrix-factorization"
+    assert "ndcg@10" in regard("evaluate", tmp_path / "run")["metrics"]
+    assert len(regard("recommend", tmp_path / "run", "--user", "tea1", "-k", "2")["items"]) == 2
+    assert len(regard("similar", tmp_path / "run", "--item", "tea 1", "-k", "2")["items"]) == 2
+
+
+def test_mistakes_have_one_clear_line(tmp_path: Path) -> None:
+    dataset = built(clubs(users=5))
+    with pytest.raises(
+        InputError, match=r"none of the 10 users of this dataset, such as 'tea0'; expected vectors of user"
+    ):
+        pipeline.train(dataset, told(), tmp_path / "run", user_vectors={"nobody": [1.0]})
+    with pytest.raises(InputError, match="vectors of 28 items; this dataset has 10 users"):
+        known = pipeline.knowledge(dataset, {"tea 1": [1.0], "ale 2": [2.0]})
+        pipeline.train(dataset, told(), tmp_path / "run", user_vectors=known)
+    other = told(model={"name": "mean"}, train={"epochs": 1})
+    with pytest.raises(InputError, match="matrix-factorization, or a ranker with model.user_ids=true; mean has none"):
+        pipeline.train(dataset, other, tmp_path / "run", user_vectors={"tea0": [1.0]})
