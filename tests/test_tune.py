@@ -61,7 +61,7 @@ class Planted:
     def __post_init__(self) -> None:
         self.asked: list[tuple[Settings, Path, bool]] = []
 
-    def __call__(self, dataset: Any, settings: Settings, out: Path, *, resume: bool, vectors: Any) -> Any:
+    def __call__(self, dataset: Any, settings: Settings, out: Path, *, resume: bool, **known: Any) -> Any:
         out.mkdir(parents=True, exist_ok=True)
         if len(self.asked) == self.stop_before:
             raise KeyboardInterrupt
@@ -232,6 +232,22 @@ def test_a_trial_is_a_training_and_its_figure_that_of_validation(
     assert json.loads((tmp_path / "tuned" / "trials.json").read_text()) == found.as_dict()
 
 
+def test_vectors_reach_every_trial(dataset: Dataset, tmp_path: Path) -> None:
+    told = small(**{"model.name": "matrix-factorization", "model.transfer": "fuse"})
+    circle = 2 * np.pi * np.arange(23) / 23
+    items = {f"i{at}": [math.cos(angle), math.sin(angle)] for at, angle in enumerate(circle)}
+    users = {f"u{at}": [float(at), 1.0] for at in range(60)}
+    search = ["model.softness=0.0,2.0", "model.id_width=2,4"]
+    found = tune(dataset, told, tmp_path / "tuned", trials=4, search=search, vectors=items, user_vectors=users)
+    assert [one.reason for one in found.trials] == [None] * 4
+    kept = pipeline.Run.open(found.run).manifest
+    assert kept["vectors"]["items"] == [23, 23]
+    assert kept["user_vectors"]["users"] == [60, 60]
+    assert "--vectors beside it; --user-vectors beside it" in (tmp_path / "tuned" / "best.toml").read_text()
+    with pytest.raises(StorageError, match="search with other user_vectors"):
+        tune(dataset, told, tmp_path / "tuned", trials=4, search=search, vectors=items)
+
+
 def test_settings_that_fail_are_kept_with_their_reason(dataset: Dataset, tmp_path: Path) -> None:
     told = small(**{"model.name": "self-attention", "model.blocks": 1})
     search = ["model.heads=2,3", "train.learning_rate=0.01,1e30"]
@@ -321,6 +337,9 @@ def test_a_killed_process_leaves_nothing_in_the_way(
     after = tune(dataset, small(), tmp_path / "tuned", trials=5, search=BOWL)
     assert told_by(after)[:3] == told_by(first)
     assert len(after.trials) == 5
+    (tmp_path / "tuned" / "optuna.journal").write_text("what is this\n\n")
+    with pytest.raises(StorageError, match=r"optuna\.journal is damaged"):
+        tune(dataset, small(), tmp_path / "tuned", trials=5, search=BOWL)
 
 
 def test_a_folder_holds_one_search(dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Console
 
 from regard.cli.options import (
     InterestName,
@@ -14,12 +16,17 @@ from regard.cli.options import (
     Quiet,
     Set,
     SplitRule,
+    UserVectorSource,
     VectorSource,
     app,
     out,
     told,
 )
 from regard.errors import InputError
+
+if TYPE_CHECKING:
+    from regard.config import Settings
+    from regard.data.knowledge import Knowledge
 
 Search = Annotated[
     list[str] | None,
@@ -41,6 +48,8 @@ def tune(
     interest: InterestName = None,
     vectors: VectorSource = None,
     vector_ids: Annotated[Path | None, typer.Option(help="whose rows these are, where the file does not say")] = None,
+    user_vectors: UserVectorSource = None,
+    user_vector_ids: Annotated[Path | None, typer.Option(help="the same for --user-vectors")] = None,
     trust: Annotated[bool, typer.Option("--trust", help="allow files of vectors that can run code when read")] = False,
     split: SplitRule = None,
     targets: Annotated[str | None, typer.Option(help="next, last or set: which held-back events are targets")] = None,
@@ -58,7 +67,6 @@ def tune(
 
     Example: `regard tune shop --model self-attention --trials 20 --out tuned`
     """
-    from regard import pipeline
     from regard.tune.search import tune as search_for
     from regard.tune.table import tuning
 
@@ -72,18 +80,52 @@ def tune(
         "evaluate.seen": seen,
         "train.device": device,
     }
-    changes = [f'{name}="{value}"' for name, value in given.items() if value] + (assignments or [])
-    settings = pipeline.settings_from(config, changes)
-    if interest and settings.model.name != "ranker":
-        raise InputError(f"--interest is for --model ranker, and this is {settings.model.name}; leave one of them out")
+    settings = _settings(given, config, assignments or [])
     try:
         shown = None if quiet or as_json else told
-        known = pipeline.knowledge(dataset, vectors, ids=vector_ids, trust=trust) if vectors else None
-        if shown is not None and known is not None:
-            for line in known.lines():
-                shown.print(line, highlight=False, markup=False)
-        found = search_for(dataset, settings, folder, trials=trials, search=search or (), vectors=known, console=shown)
+        known = _read(dataset, vectors, vector_ids, trust, "items", shown)
+        users = _read(dataset, user_vectors, user_vector_ids, trust, "users", shown)
+        found = search_for(
+            dataset,
+            settings,
+            folder,
+            trials=trials,
+            search=search or (),
+            vectors=known,
+            user_vectors=users,
+            console=shown,
+        )
     except KeyboardInterrupt:
         told.print("the same command goes on from where it was stopped")
         raise
     tuning(found, out, as_json=as_json)
+
+
+def _settings(given: Mapping[str, str | None], config: Path | None, assignments: Sequence[str]) -> Settings:
+    """What is fixed."""
+    from regard import pipeline
+
+    changes = [f'{name}="{value}"' for name, value in given.items() if value]
+    settings = pipeline.settings_from(config, [*changes, *assignments])
+    if given["model.interest"] and settings.model.name != "ranker":
+        raise InputError(f"--interest is for --model ranker, and this is {settings.model.name}; leave one of them out")
+    return settings
+
+
+def _read(
+    dataset: Path,
+    source: str | None,
+    ids: Path | None,
+    trust: bool,
+    whose: str,
+    shown: Console | None,
+) -> Knowledge | None:
+    """Read pretrained vectors once for all trials, and say how much they cover."""
+    from regard import pipeline
+
+    if source is None:
+        return None
+    known = pipeline.knowledge(dataset, source, ids=ids, trust=trust, whose=whose)
+    for line in known.lines() if shown else ():
+        told.print(line, highlight=False, markup=False)
+    return known

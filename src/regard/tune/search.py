@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import shutil
 import time
@@ -11,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.console import Console
+from rich.text import Text
 
 from regard import pipeline
 from regard.config import Settings
 from regard.data.knowledge import Knowledge
 from regard.data.store import Dataset
 from regard.errors import DivergenceError, InputError, ProtocolError, SettingsError, StorageError
-from regard.manifest import LOCK, check_free, locked, new_file, read_json, write_json
+from regard.manifest import LOCK, check_free, locked, new_file, read_json, write_json, writing
 from regard.model.baseline import BASELINES
 from regard.model.models import check_name
 from regard.training.protocol import Protocol, with_metric
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 KIND = "search"
 _TOLD = "search.json"
 _OWN = (_TOLD, BEST, TABLE, TRIALS, LOCK, "optuna.journal*", ".*.part")
+_WHOSE = {"vectors": "items", "user_vectors": "users"}
 _REPEATS = 100  # proposals in a row that are nothing new
 _REFUSED = (DivergenceError, SettingsError, ProtocolError, torch.OutOfMemoryError)
 """What settings can be to blame for; everything else ends the search."""
@@ -43,6 +46,7 @@ def tune(
     trials: int = 20,
     search: Sequence[str] = (),
     vectors: Any = None,
+    user_vectors: Any = None,
     console: Console | None = None,
 ) -> Tuned:
     """Search for settings that are best on validation; test is never looked at.
@@ -58,7 +62,8 @@ def tune(
         trials: how many different settings to try.
         search: what to search, texts such as `train.learning_rate=1e-4..1e-2,log` or `model.width=64,128`; none = what
             is usual for this kind of model.
-        vectors: pretrained vectors, as `pipeline.train` takes them; they are read once.
+        vectors: pretrained vectors of items, as `pipeline.train` takes them; they are read once.
+        user_vectors: the same for users.
         console: where progress is shown; None = quiet.
 
     Raises:
@@ -70,20 +75,24 @@ def tune(
     settings = settings or Settings()
     dataset = dataset if isinstance(dataset, Dataset) else Dataset.open(dataset)
     settings = _checked(dataset, settings, trials)
-    space = space_of(settings, search, vectors=vectors is not None)
+    given = {name: one for name, one in (("vectors", vectors), ("user_vectors", user_vectors)) if one is not None}
+    space = space_of(settings, search, vectors=bool(given))
     studies = _optuna()
     out = Path(out)
     check_free(out, KIND, _OWN)
-    if vectors is not None and not isinstance(vectors, Knowledge):
-        vectors = pipeline.knowledge(dataset, vectors)
-    out.mkdir(parents=True, exist_ok=True)
+    known = {name: _known(dataset, one, _WHOSE[name]) for name, one in given.items()}
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
     with locked(out), studies.quiet():
-        told = _identity(dataset, settings, space, vectors)
-        _begin(out, told)
+        _begin(out, _identity(dataset, settings, space, known))
         study = studies.Study(out, space, rising=not lower_is_better(settings.train.metric), seed=settings.train.seed)
-        searching = _Search(dataset, settings, out, study, vectors, console)
+        searching = _Search(dataset, settings, out, study, known, console)
         searching.run(trials)
         return searching.found()
+
+
+def _known(dataset: Dataset, vectors: Any, whose: str) -> Knowledge:
+    return vectors if isinstance(vectors, Knowledge) else pipeline.knowledge(dataset, vectors, whose=whose)
 
 
 def _checked(dataset: Dataset, settings: Settings, trials: int) -> Settings:
@@ -123,11 +132,11 @@ class _Search:
         settings: Settings,
         out: Path,
         study: Study,
-        vectors: Knowledge | None,
+        known: Mapping[str, Knowledge],
         console: Console | None,
     ) -> None:
         self.dataset, self.settings, self.out = dataset, settings, out
-        self.study, self.vectors, self.console = study, vectors, console
+        self.study, self.known, self.console = study, known, console
 
     def run(self, trials: int) -> None:
         """Try settings until there are so many trials, or nothing new to try."""
@@ -168,7 +177,7 @@ class _Search:
         )
         head = (
             f"# the best of {len(found.trials)} trials of `regard tune`: {found.metric} {best.value:.4f} on validation"
-            f"{_beside(self.vectors)}\n"
+            f"{_beside(self.known)}\n"
         )
         with new_file(self.out / BEST) as aside:
             aside.write_text(head + as_toml(found.settings), encoding="utf-8")
@@ -186,11 +195,15 @@ class _Search:
             shutil.rmtree(folder, ignore_errors=True)
         try:
             settings = self._settings(chosen)
-            if self.console is None:
-                run = pipeline.train(self.dataset, settings, folder, resume=resume, vectors=self.vectors)
-            else:
-                with self.console.status(f"{title}: {_said(chosen)}"):
-                    run = pipeline.train(self.dataset, settings, folder, resume=resume, vectors=self.vectors)
+            with self.console.status(Text(f"{title}: {_said(chosen)}")) if self.console else contextlib.nullcontext():
+                run = pipeline.train(
+                    self.dataset,
+                    settings,
+                    folder,
+                    resume=resume,
+                    vectors=self.known.get("vectors"),
+                    user_vectors=self.known.get("user_vectors"),
+                )
         except _REFUSED as error:
             return None, str(error).splitlines()[0], time.monotonic() - begun
         metric = self.settings.train.metric
@@ -228,12 +241,12 @@ class _Search:
 
 
 def _identity(
-    dataset: Dataset, settings: Settings, space: Mapping[str, Dimension], vectors: Knowledge | None
+    dataset: Dataset, settings: Settings, space: Mapping[str, Dimension], known: Mapping[str, Knowledge]
 ) -> dict[str, Any]:
     """What makes a search this one and no other; JSON-able."""
     return {
         "dataset": dataset.fingerprint,
-        "vectors": vectors.fingerprint if vectors is not None else None,
+        **{name: known[name].fingerprint if name in known else None for name in _WHOSE},
         "settings": settings.model_dump(mode="json"),
         "search": [one.text for one in space.values()],
     }
@@ -257,5 +270,5 @@ def _said(chosen: Mapping[str, str]) -> str:
     return ", ".join(f"{name.partition('.')[2]} {value}" for name, value in chosen.items())
 
 
-def _beside(vectors: Knowledge | None) -> str:
-    return "" if vectors is None else "; --vectors are given beside it"
+def _beside(known: Mapping[str, Knowledge]) -> str:
+    return "".join(f"; --{name.replace('_', '-')} beside it" for name in known)

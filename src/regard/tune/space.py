@@ -24,9 +24,9 @@ _ALL = (
     "train.learning_rate=3e-4..1e-2,log",
     "train.weight_decay=0.0,0.01,0.1,0.5",
     "train.batch_tokens=1024,2048,4096,8192",
-    "model.width=64,128,256",
     "model.dropout=0..0.5",
 )
+_WIDTH, _NARROW = "model.width=64,128,256", {"matrix-factorization": "model.width=16,32,64,128"}
 _BLOCKS, _HEADS = "model.blocks=1,2,3", "model.heads=1,2,4"
 _SHAPE = {
     "self-attention": (_BLOCKS, _HEADS),
@@ -155,7 +155,11 @@ def space_of(settings: Settings, search: Sequence[str], *, vectors: bool) -> dic
 def default_space(settings: Settings, vectors: bool) -> list[str]:
     """The usual search for a kind of model, as texts."""
     model = settings.model
-    found = [*_ALL, *_SHAPE.get(model.interest if model.name == "ranker" else model.name, ())]
+    found = [
+        *_ALL,
+        _NARROW.get(model.name, _WIDTH),
+        *_SHAPE.get(model.interest if model.name == "ranker" else model.name, ()),
+    ]
     if vectors:
         found += _TRANSFER["gate" if model.transfer == "auto" else model.transfer]
     return found
