@@ -1,4 +1,4 @@
-"""Matrix factorisation down the whole road: planted truth of low rank, both kinds of feedback, vectors on either side."""
+"""Matrix factorisation down the whole road: planted truth of low rank, both kinds of feedback, vectors of both sides."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def told(**changes: Any) -> Settings:
     body: dict[str, Any] = {
         "data": {"split": "leave-one-out"},
         "model": {"name": "matrix-factorization", "width": 4, "dropout": 0.0},
-        "train": {"batch_tokens": 512, "learning_rate": 0.02, "precision": "float32", "threads": 1, "epochs": 40},
+        "train": {"batch_tokens": 256, "learning_rate": 0.02, "precision": "float32", "threads": 1, "epochs": 30},
         "evaluate": {"bootstrap": 0},
     }
     for section, values in changes.items():
@@ -79,7 +79,7 @@ def test_a_planted_truth_of_low_rank_is_found(ratings: tuple[Dataset, pa.Table],
     assert figure(found.result, "rmse") < 0.65 * floor
     assert figure(found.result, "rmse") > NOISE
     rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
-    assert len(rows) == 40
+    assert 20 <= len(rows) <= 30
     assert all({"loss", "validation_loss"} <= set(row) for row in rows)
     assert rows == run.manifest["epochs"]
     assert rows[-1]["loss"] < 0.1 < rows[0]["loss"]
@@ -99,7 +99,7 @@ def test_a_live_history_without_labels_is_read_as_liked(ratings: tuple[Dataset, 
         "training has not met this user: their vector is solved from the history, read as items that they like"
     ]
     liked = {one.item: one.score for one in answer.items}
-    nothing = {one: s for one, s in zip(dataset.items.array.to_pylist(), _nobody(model), strict=True)}
+    nothing = dict(zip(dataset.items.array.to_pylist(), _nobody(model), strict=True))
     assert all(liked[item] > nothing[item] + 0.3 for item in ("i1", "i2"))
     assert recommender.recommend(user="u1", k=3).notes == []
 
@@ -134,7 +134,8 @@ def built(table: pa.Table, items: pa.Table | None = None) -> Dataset:
 def test_implicit_feedback_is_ranked_over_the_catalogue(tmp_path: Path, split: str) -> None:
     """5 of 14 items of the own club are left: whoever knows the club does as well as chance among these."""
     dataset = built(clubs())
-    run = pipeline.train(dataset, told(data={"split": split}, evaluate={"targets": "last"}), tmp_path / "run")
+    settings = told(data={"split": split}, evaluate={"targets": "last"}, train={"batch_tokens": 128})
+    run = pipeline.train(dataset, settings, tmp_path / "run")
     found = pipeline.evaluate(run, data=dataset, baselines="popular,co-visit")
     popular = figure(found.baselines["popular"], "ndcg@10")
     assert figure(found.result, "ndcg@10") > 0.45 > 1.2 * popular
@@ -143,7 +144,7 @@ def test_implicit_feedback_is_ranked_over_the_catalogue(tmp_path: Path, split: s
     assert rows[-1]["validation_loss"] < rows[0]["validation_loss"]
     recommender = Recommender(tmp_path / "run", dataset)
     for club in ("tea", "ale"):
-        answer = recommender.recommend(history=[f"{club} 1", f"{club} 2"], k=10)
+        answer = recommender.recommend(history=[f"{club} 1", f"{club} 2"], k=8)
         assert {one.item.split()[0] for one in answer.items} == {club}
         assert answer.notes == ["training has not met this user: their vector is solved from the history"]
         assert {one.item.split()[0] for one in recommender.similar(f"{club} 3", k=8).items} == {club}
@@ -156,9 +157,10 @@ def test_implicit_feedback_is_ranked_over_the_catalogue(tmp_path: Path, split: s
 def test_it_needs_no_order(tmp_path: Path) -> None:
     table = clubs(users=20).select(["user", "item"])
     dataset = Dataset.build(EventLog.read(table), None)
-    run = pipeline.train(dataset, told(data={"split": "auto"}, train={"epochs": 10}), tmp_path / "run")
+    run = pipeline.train(dataset, told(data={"split": "auto"}, train={"batch_tokens": 64}), tmp_path / "run")
     assert run.manifest["split"]["rule"] == "random:0.8,0.1,0.1"
-    assert figure(pipeline.evaluate(run, data=dataset).result, "ndcg@10") > 0.4
+    found = pipeline.evaluate(run, data=dataset)
+    assert figure(found.result, "ndcg@10") > 1.5 * figure(found.baselines["popular"], "ndcg@10")
 
 
 def test_labels_of_yes_or_no_are_measured_as_such(tmp_path: Path) -> None:
@@ -190,7 +192,7 @@ def test_vectors_on_either_side(mode: str, tmp_path: Path) -> None:
     side = {"tea": [2.0, 0.0, 1.0], "ale": [0.0, 2.0, 1.0]}
     ids = [*dataset.users.array.to_pylist(), *dataset.items.array.to_pylist()]
     vectors = {name: (np.array(side[name[:3]]) + rng.normal(0, 0.2, 3)).tolist() for name in ids}
-    settings = told(model={"transfer": mode, "width": 8}, data={"split": "users:0.1"})
+    settings = told(model={"transfer": mode, "width": 8}, data={"split": "users:0.1"}, train={"batch_tokens": 64})
     run = pipeline.train(dataset, settings, tmp_path / "run", vectors=vectors, user_vectors=vectors)
     assert run.manifest["user_vectors"]["users"] == [122, 122]
     assert run.manifest["vectors"]["items"] == [30, 30]
@@ -244,9 +246,9 @@ def test_mistakes_have_one_clear_line(tmp_path: Path) -> None:
         InputError, match=r"none of the 10 users of this dataset, such as 'tea0'; expected vectors of user"
     ):
         pipeline.train(dataset, told(), tmp_path / "run", user_vectors={"nobody": [1.0]})
+    known = pipeline.knowledge(dataset, {"tea 1": [1.0], "ale 2": [2.0]})
     with pytest.raises(InputError, match="vectors of 28 items; this dataset has 10 users"):
-        known = pipeline.knowledge(dataset, {"tea 1": [1.0], "ale 2": [2.0]})
         pipeline.train(dataset, told(), tmp_path / "run", user_vectors=known)
     other = told(model={"name": "mean"}, train={"epochs": 1})
-    with pytest.raises(InputError, match="matrix-factorization, or a ranker with model.user_ids=true; mean has none"):
+    with pytest.raises(InputError, match=r"matrix-factorization, or a ranker with model\.user_ids=true; mean has none"):
         pipeline.train(dataset, other, tmp_path / "run", user_vectors={"tea0": [1.0]})

@@ -213,9 +213,11 @@ def test_a_new_user_with_a_vector_begins_from_it() -> None:
     empty = Histories(torch.zeros(0, dtype=torch.int64), torch.tensor([0, 0, 0]), users=torch.tensor([4, 5]))
     people = made._vectors(empty.users, empty)  # type: ignore[arg-type]
     assert made.user.item is not None
-    torch.testing.assert_close(people[0, :-1], made.user.item[4])
+    assert made.turn is not None
+    torch.testing.assert_close(people[0, :-1], made.user.item[4] @ made.turn)
     torch.testing.assert_close(people[1], made.fold_in.mean)
-    assert made.transferred() == [made.user.item]
+    assert len(made.transferred()) == 1
+    assert made.transferred()[0] is made.user.item
 
 
 def test_statistics_are_those_of_the_last_steps() -> None:

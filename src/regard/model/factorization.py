@@ -31,6 +31,9 @@ class Factorization(nn.Module):
     A user with training events, `met`, has a row of the user table. Anybody else is read from the history (`FoldIn`);
     pretrained vectors of users, where there are some, are what that begins from. Items without training events that
     have a vector score with the mean bias.
+
+    Pretrained vectors of users know nothing of the axes that those of items lie along, so a linear map turns them; it
+    starts as the identity, and is there with such vectors only.
     """
 
     request_time = False
@@ -41,6 +44,7 @@ class Factorization(nn.Module):
         self.name, self.window, self.squared, self.biased = settings.name, settings.window, squared, settings.biases
         self.item_embedding = ItemTable(shape, settings)
         self.user = user_table(shape, settings)
+        self.turn = nn.Parameter(torch.eye(settings.width)) if shape.user_vectors else None
         self.dropout = Dropout(settings.dropout)
         self.item_bias = nn.Parameter(torch.zeros(shape.items + 1), requires_grad=self.biased)
         self.user_bias = nn.Parameter(torch.zeros(shape.users + 1), requires_grad=self.biased)
@@ -182,4 +186,6 @@ class Factorization(nn.Module):
     def _extended_users(self, users: Tensor) -> Tensor:
         """Vectors (R, W + 1) that end with the user's bias."""
         vectors: Tensor = self.user(users)
+        if self.turn is not None:
+            vectors = vectors @ self.turn.to(vectors.dtype)
         return torch.cat([vectors, self.user_bias[users][:, None].to(vectors.dtype)], 1)
