@@ -42,9 +42,9 @@ TRIALS: tuple[dict[str, Any], ...] = (
 )
 """`normalize` is read by the activation unit, `heads` by multi-head.
 
-Declared after some thirty looks at amazon-beauty (at most 5 epochs, AUC of 1,000 or 4,000 validation requests) at batch
-size, decay, learning rate, dropout and the length of untrained item vectors (.01 here); those of the peers are from their
-defaults, templates and examples, and the last one has the learning rate that these looks found.
+Declared after some thirty looks at amazon-beauty (at most 5 epochs, AUC of 1,000 or 4,000 validation requests) at
+batch size, decay, learning rate, dropout and the length of untrained item vectors (.01 here); those of the peers are
+from their defaults, templates and examples, and the last one has the learning rate that these looks found.
 """
 WINDOW = 32  # requests of a user that share a row
 BATCH = 2048  # candidates of a step
