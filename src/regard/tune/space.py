@@ -21,7 +21,7 @@ _JUDGES = ("train.metric", "train.seed", "data.split", "data.target_behaviours",
 """Settings that change the judge and not the model; all of section `evaluate` besides."""
 
 _ALL = (
-    "train.learning_rate=3e-4..1e-2,log",
+    "train.learning_rate=3e-4..3e-2,log",
     "train.weight_decay=0.0,0.01,0.1,0.5",
     "train.batch_tokens=1024,2048,4096,8192",
     "model.dropout=0..0.5",
