@@ -1,4 +1,4 @@
-"""Matrix factorisation down the whole road: planted truth of low rank, both kinds of feedback, vectors of both sides."""
+"""Matrix factorisation down the whole road: planted truth of low rank, both kinds of feedback, vectors of users too."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def test_a_linear_head_pools_fields_flattens_and_is_linear(outputs: int, hidden:
             table[requests.candidates],
             torch.stack(interests)[owner],
             *[vectors[requests.context[owner, at]] for at, vectors in enumerate(model.asked)],
-            model.user[requests.users[owner]],
+            model.user.item[requests.users[owner]],
         ],
         1,
     )

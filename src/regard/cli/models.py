@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -69,24 +69,22 @@ def train(
         raise InputError(f"--interest is for --model ranker, and this is {settings.model.name}; leave one of them out")
     try:
         shown = None if quiet or as_json else told
-        known = pipeline.knowledge(dataset, vectors, ids=vector_ids, trust=trust) if vectors else None
-        users = None
-        if user_vectors:
-            users = pipeline.knowledge(dataset, user_vectors, ids=user_vector_ids, trust=trust, whose="users")
-        trained = pipeline.train(
-            dataset,
-            settings,
-            run,
-            resume=resume,
-            console=shown,
-            retriever=retriever,
-            vectors=known,
-            user_vectors=users,
-        )
+        known = {
+            "vectors": _known(dataset, vectors, ids=vector_ids, trust=trust),
+            "user_vectors": _known(dataset, user_vectors, ids=user_vector_ids, trust=trust, whose="users"),
+        }
+        trained = pipeline.train(dataset, settings, run, resume=resume, console=shown, retriever=retriever, **known)
     except KeyboardInterrupt:
         told.print("the same command with --resume goes on from the last checkpoint")
         raise
     show.run(trained, out, as_json=as_json)
+
+
+def _known(dataset: Path, source: str | None, **how: Any) -> Any:
+    """Pretrained vectors, where a source of them was given."""
+    from regard import pipeline
+
+    return pipeline.knowledge(dataset, source, **how) if source else None
 
 
 @app.command()

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from regard.data.batches import Histories, context_codes, gather
+from regard.data.batches import Histories, context_codes, gather, with_labels
 from regard.data.cases import Bool, Int64, ranges
 from regard.data.negatives import Float32
 from regard.data.reading import Reading
@@ -203,7 +203,10 @@ class Writer:
     ) -> Requests:
         """Return checked requests at `places` (R,) of `users` (R,) whose rows are `members` (T,), cut by offsets."""
         dataset, event_places = self.reading.dataset, self.reading.positions(members[0])
-        histories = gather(dataset, self.reading.rows(event_places), members[1])
+        events = self.reading.rows(event_places)
+        histories = gather(dataset, events, members[1])
+        if not self.reading.rule.binary:
+            histories = with_labels(histories, dataset, events)
         asked = self.reading.rows(places)
         owners = torch.from_numpy(users.astype(np.int64))
         requests = Requests(

@@ -35,7 +35,7 @@ class Histories:
     asked: Tensor | None = None  # (T,) int64 moments: of the next event, after the last event that of the request
     request: Tensor | None = None  # (B, K) int64 codes of context columns at the moment asked about, 0 = not given
     users: Tensor | None = None  # (B,) int64 user indexes, 0 = unknown
-    labels: Tensor | None = None  # (T,) float32 as given, nan = not given
+    labels: Tensor | None = None  # (T,) float32 as given, nan = not given; where they are read
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -91,8 +91,13 @@ def gather(dataset: Dataset, events: Int64, offsets: Int64) -> Histories:
         offsets=torch.from_numpy(np.ascontiguousarray(offsets, dtype=np.int64)),
         behaviours=_column(dataset.behaviour, events),
         times=_column(dataset.time, events),
-        labels=None if dataset.label is None else torch.from_numpy(dataset.label[events]),
     )
+
+
+def with_labels(histories: Histories, dataset: Dataset, events: Int64) -> Histories:
+    """Return the histories of these events (T,) with the labels that were given."""
+    assert dataset.label is not None
+    return replace(histories, labels=torch.from_numpy(dataset.label[events]))
 
 
 def newest(histories: Histories, window: int) -> Histories:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from regard.data.batches import Histories, asked_at, gather, newest
+from regard.data.batches import Histories, asked_at, gather, newest, with_labels
 from regard.data.cases import Bool, Int64, ranges
 from regard.data.labels import resolve_history, resolve_labels
 from regard.data.store import Dataset
@@ -205,7 +205,9 @@ class Recommender:
         if self._positive is not None:
             kept = self._positive[events]
             events, offsets = events[kept], np.concatenate([[0], np.cumsum(kept)])[offsets]
-        return replace(gather(self.dataset, events, offsets), users=torch.from_numpy(users))
+        found = replace(gather(self.dataset, events, offsets), users=torch.from_numpy(users))
+        explicit = isinstance(self.model, Factorization) and self.model.squared
+        return with_labels(found, self.dataset, events) if explicit else found
 
     @cached_property
     def _positive(self) -> Bool | None:
