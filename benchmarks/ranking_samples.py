@@ -164,7 +164,7 @@ def learn(samples: Samples, settings: Settings, batches: SampleBatches, watched:
     device, clock = torch.device(settings.train.device), batches.clock
     model = build(settings, Shape(items=samples.n_items, users=len(samples.user_ids)))
     assert isinstance(model, Ranker)
-    model.known[:] = model.trained[:] = True  # as with the peers, every item has a vector of its own, met in training or not
+    model.known[:] = model.trained[:] = True  # as with the peers, every item has a vector, met in training or not
     model.to(device)
     scorer = RankerScorer(model, device, autocast_type(settings.train.precision, device))
 

@@ -166,7 +166,10 @@ class Ranker(nn.Module):
         In training these are all items without training events: as negatives they teach what row 0 means, and those
         that have a pretrained vector are not pushed down for being new.
         """
-        items, known = requests.histories.items, self.trained if self.training else self.known
+        items, known = (
+            requests.histories.items,
+            self.trained if self.training and bool(self.trained.any()) else self.known,
+        )
         items = items.where(known[items], 0)
         candidates = requests.candidates.where(known[requests.candidates], 0)
         return replace(requests, histories=replace(requests.histories, items=items), candidates=candidates)
