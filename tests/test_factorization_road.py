@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pytest
 import torch
+from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from regard import pipeline
@@ -102,6 +103,49 @@ def test_a_live_history_without_labels_is_read_as_liked(ratings: tuple[Dataset, 
     nothing = dict(zip(dataset.items.array.to_pylist(), _nobody(model), strict=True))
     assert all(liked[item] > nothing[item] + 0.3 for item in ("i1", "i2"))
     assert recommender.recommend(user="u1", k=3).notes == []
+
+
+def test_a_user_held_out_whole_is_solved_from_their_labels(ratings: tuple[Dataset, pa.Table], tmp_path: Path) -> None:
+    """What they rated before comes back, in the order in which they rated it."""
+    dataset, _ = ratings
+    assert dataset.label is not None
+    run = pipeline.train(dataset, told(data={"split": "users:0.2", "labels": "value"}), tmp_path / "run")
+    model = run.stage()
+    assert isinstance(model, Factorization)
+    user = int(np.flatnonzero(~model.met.numpy())[1])
+    answer = Recommender(tmp_path / "run", dataset).recommend(user=dataset.users.id(user), k=80, seen="keep")
+    assert answer.notes == ["training has not met this user: their vector is solved from the history"]
+    said = {one.item: one.score for one in answer.items}
+    rows = slice(dataset.offsets[user], dataset.offsets[user + 1])
+    found = [said[name] for name in dataset.items.ids(dataset.item[rows])]
+    assert np.corrcoef(found, dataset.label[rows])[0, 1] > 0.95
+
+
+def test_resumed_is_uninterrupted(
+    ratings: tuple[Dataset, pa.Table], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped after an epoch: weights, statistics of folding in and both losses go on as they would."""
+    dataset, _ = ratings
+    settings = told(data={"labels": "value"}, train={"epochs": 4}, model={"dropout": 0.3})
+    whole = pipeline.train(dataset, settings, tmp_path / "whole")
+    monkeypatch.setattr("regard.train.loop._EPOCH_SECONDS", 0.0)
+    epochs: list[Any] = []
+
+    def stop(row: Any, metric: str) -> None:
+        epochs.append(row)
+        if len(epochs) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("regard.train.progress.Watch.epoch", lambda self, row, metric: stop(row, metric))
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.train(dataset, settings, tmp_path / "stopped")
+    resumed = pipeline.train(dataset, settings, tmp_path / "stopped", resume=True)
+    assert len(epochs) == 4
+    ended, expected = (load_file(run.path / "weights.safetensors") for run in (resumed, whole))
+    assert set(ended) == set(expected)
+    assert all(torch.equal(ended[name], value) for name, value in expected.items())
+    both = [[(row["loss"], row["validation_loss"]) for row in run.manifest["epochs"]] for run in (resumed, whole)]
+    assert both[0] == both[1]
 
 
 def _nobody(model: Factorization) -> list[float]:

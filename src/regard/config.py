@@ -74,7 +74,10 @@ class ModelSettings(Section):
     time_gaps: bool = Field(False, description="embed the time since the previous event; needs timestamps")
     time_lags: bool = Field(False, description="attention sees the time between events (rotary); needs timestamps")
     vector_scale: float = Field(
-        0.0, ge=0, description="length of item vectors and what is added to them before training; 0 = 1, ranker 0.1"
+        0.0,
+        ge=0,
+        description="length of item vectors and what is added to them before training; 0 = 1, or 0.1 for ranker and "
+        "matrix-factorization",
     )
     hash_rows: int = Field(0, ge=0, description="item vectors hashed into so many rows; 0 = a row for every item")
     hash_functions: int = Field(2, ge=1, le=8, description="rows that an item's vector is summed from, if hashed")
