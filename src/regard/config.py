@@ -36,6 +36,9 @@ class DataSettings(Section):
         "auto", description="leave-one-out | time:Q | last-days:N | users:F | parts | random:A,B,C | none | auto"
     )
     target_behaviours: tuple[str, ...] = Field((), description="only these behaviours are targets; empty = all")
+    keep: float = Field(
+        1.0, gt=0, le=1, description="share of users whose events train; all are evaluated, with their whole histories"
+    )
     labels: str = Field(
         "auto",
         description="what a ranker or matrix-factorization learns: sampled | given (0 or 1) | >=X | value | auto",

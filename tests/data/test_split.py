@@ -371,3 +371,26 @@ def test_take_and_window(rows, window, data):
     newest, offsets = cases.events(np.array(picked, int), window)
     for at, row in enumerate(picked):
         assert newest[offsets[at] : offsets[at + 1]].tolist() == listed(cases)[row][1][-window:]
+
+
+@given(events, st.floats(0.01, 1.0))
+def test_keeping_some_users_changes_what_trains_and_nothing_else(rows, share):
+    dataset, _ = dataset_of(rows, parts=False)
+    split = make_split(dataset, "leave-one-out")
+    some, more = split.keeping(share), split.keeping(min(1.0, 2 * share))
+    starts, ends = some.training(dataset)
+    whole = split.training(dataset)[1]
+    lengths, before = ends - starts, whole - split.start
+    training = int((before > 0).sum())
+    assert all(length in (0, full) for length, full in zip(lengths, before, strict=True))
+    if share < 1:
+        assert int((lengths > 0).sum()) == (min(training, max(1, round(share * training))))
+        assert not ((lengths > 0) & (np.diff(more.training(dataset), axis=0)[0] == 0)).any()
+    assert some.training_item_counts(dataset).sum() == lengths.sum()
+    assert some.fingerprint == split.fingerprint
+    assert resolve_seen(dataset, some, "auto") == resolve_seen(dataset, split, "auto")
+    try:
+        cases = split.cases(dataset, "test")
+    except ProtocolError:
+        return
+    assert listed(some.cases(dataset, "test")) == listed(cases)

@@ -31,7 +31,8 @@ class Split:
     """Cut points: user `u` trains on positions `start:train_end`, then comes validation, then test up to `end`.
 
     The four arrays are (n_users + 1,), by user index. Positions are rows of the event arrays, or go through `order`
-    (N,) where that is given. Where `rolling` is false, histories stand still at `train_end`.
+    (N,) where that is given. Where `rolling` is false, histories stand still at `train_end`. `kept` (n_users + 1,) are
+    the users whose events train, None = all; what is held back, and the histories of its cases, do not depend on it.
     """
 
     rule: str
@@ -44,6 +45,18 @@ class Split:
     notes: dict[str, Note] = field(default_factory=dict)
     seed: int = 0
     target_behaviours: tuple[str, ...] = ()
+    kept: Bool | None = field(default=None, repr=False)
+
+    def keeping(self, share: float, seed: int = 0) -> Split:
+        """The same split with the training events of a share of its users; a larger share has the smaller one's too."""
+        if share >= 1:
+            return self
+        training = np.flatnonzero(self.train_end > self.start)
+        many = max(1, round(share * len(training)))
+        kept = np.zeros(len(self.start), bool)
+        kept[np.random.default_rng(seed).permutation(training)[:many]] = True
+        notes = {**self.notes, "users_whose_events_train": int(kept.sum())}
+        return replace(self, kept=kept, notes=notes)
 
     @property
     def fingerprint(self) -> str:
@@ -55,11 +68,11 @@ class Split:
 
     def training(self, dataset: Dataset) -> tuple[Int64, Int64]:  # noqa: ARG002 - asked like all else here
         """Return starts and ends (n_users + 1,) of the training positions of each user."""
-        return self.start, self.train_end
+        return self.start, self.train_end if self.kept is None else np.where(self.kept, self.train_end, self.start)
 
     def training_item_counts(self, dataset: Dataset) -> Int64:
         """Return how many training events each item has, (n_items + 1,)."""
-        return np.bincount(dataset.item[self._training_rows()], minlength=dataset.n_items + 1)
+        return np.bincount(dataset.item[self._rows(ranges(*self.training(dataset))[0])], minlength=dataset.n_items + 1)
 
     def cases(self, dataset: Dataset, part: Part, targets: Targets = "next") -> Cases:
         """Return the cases of a held-back part, users ascending, oldest first.
@@ -111,9 +124,6 @@ class Split:
 
     def _rows(self, positions: Int64) -> Int64:
         return positions if self.order is None else self.order[positions]
-
-    def _training_rows(self) -> Int64:
-        return self._rows(ranges(self.start, self.train_end)[0])
 
     def _targets(self, dataset: Dataset, part: Part) -> Bool:
         """Mark the positions (N,) that are targets of `part`."""
@@ -175,8 +185,9 @@ def resolve_seen(dataset: Dataset, split: Split, seen: str) -> tuple[Literal["fi
     """
     if seen not in ("auto", "filter", "keep"):
         raise SettingsError(f"evaluate.seen: expected auto, filter or keep; got {seen!r}")
-    length = split.train_end - split.start
-    pair = np.repeat(np.arange(len(length)) * (dataset.n_items + 1), length) + dataset.item[split._training_rows()]
+    length = split.train_end - split.start  # of all users, also of those whose events are not kept for training
+    events = split._rows(ranges(split.start, split.train_end)[0])
+    pair = np.repeat(np.arange(len(length)) * (dataset.n_items + 1), length) + dataset.item[events]
     pair.sort()
     share = float(np.count_nonzero(pair[1:] == pair[:-1]) / max(len(pair), 1))
     if seen == "auto":

@@ -42,6 +42,7 @@ class Protocol:
     def of(cls, dataset: Dataset, settings: Settings) -> Protocol:
         """Make the split and decide the seen rule."""
         split = make_split(dataset, settings.data.split, target_behaviours=settings.data.target_behaviours)
+        split = split.keeping(settings.data.keep)
         return cls(dataset, split, settings, resolve_seen(dataset, split, settings.evaluate.seen)[0])
 
     def cases(self) -> Cases | None:
