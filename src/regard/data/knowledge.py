@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -162,6 +162,23 @@ class Knowledge:
     def whose(self) -> str:
         """`items` or `users`."""
         return str(self.facts["whose"])
+
+    def shuffled(self, seed: int = 0) -> Knowledge:
+        """The same vectors dealt out anew among the items that have one: a control without meaning."""
+        places = np.flatnonzero(self.known)
+        rows = self.rows.copy()
+        rows[places] = self.rows[np.random.default_rng(seed).permutation(places)]
+        return replace(self, rows=rows, facts={**self.facts, "control": "shuffled"})
+
+    def random(self, seed: int = 0) -> Knowledge:
+        """Normal vectors with the mean and the covariance of these: a control without meaning or order."""
+        mine = self.rows[self.known].astype(np.float64)
+        centred = mine - mine.mean(0)
+        mixing = np.random.default_rng(seed).normal(size=(len(mine), len(mine[0])))
+        _, sizes, axes = np.linalg.svd(centred, full_matrices=False)
+        rows = self.rows.copy()
+        rows[self.known] = mine.mean(0) + mixing[:, : len(sizes)] * (sizes / len(mine) ** 0.5) @ axes
+        return replace(self, rows=rows, facts={**self.facts, "control": "random"})
 
     @property
     def width(self) -> int:

@@ -61,7 +61,8 @@ class CatalogueScorer:
 
     The model reads the newest `window` events of a history (None: all of them). `precision` runs it under autocast,
     for example in `torch.bfloat16`; ranks are always taken from float32. A block holds at most `block_tokens` events,
-    unless one history is longer, and at most `topk.BLOCK_BYTES` of scores.
+    unless one history is longer, and at most `topk.BLOCK_BYTES` of scores. `among` (V,), for a diagnosis, are the items
+    that compete: all others stand below them.
     """
 
     def __init__(
@@ -73,9 +74,11 @@ class CatalogueScorer:
         *,
         precision: torch.dtype | None = None,
         block_tokens: int = 32_768,
+        among: npt.NDArray[np.bool_] | None = None,
     ) -> None:
         self.model, self.dataset, self.device = model, dataset, torch.device(device)
         self.window, self.precision, self.block_tokens = window, precision, block_tokens
+        self.among = None if among is None else torch.from_numpy(among)
         self.context: Sequence[str] = getattr(model, "context", ())
         self.uses_request_time = bool(getattr(model, "request_time", False))
 
@@ -95,6 +98,8 @@ class CatalogueScorer:
         ranks = np.empty(len(cases.targets), dtype=np.int64)
         top = np.empty((len(cases), k), dtype=np.int32)
         known = self.model.known.to(self.device)
+        if self.among is not None:
+            known = known & self.among.to(self.device)
         with _scoring(self.model, self.device, self.precision):
             for rows in self._blocks(cases):
                 places, offsets = ranges(cases.target_offsets[rows], cases.target_offsets[rows + 1])
