@@ -1,8 +1,9 @@
 """Rankers beside the DIN of DeepCTR-Torch, FuxiCTR and torch-rechub: one set of samples, one protocol, one evaluator.
 
-Every side has six declared trials with the first seed. The AUC of validation chooses one, which is trained with the
-other seeds too (of the peers, only the one that validation likes best); only then is test read, once. `mean`,
-`candidate` and the shuffled history, with the settings that were chosen for attention, say what attention is worth.
+Every side has six declared trials with the first seed, of a few epochs. The AUC of validation chooses one, which is
+trained for as long as validation likes, with every seed (of the peers, only the best one by validation has more than the
+first); only then is test read, once. `mean`, `candidate` and the shuffled history, with the settings that were
+chosen for attention, say what attention is worth.
 Seconds are those of one more epoch, trained for them alone. A cell is a side, a trial and a seed; it runs in a process
 of its own and is kept, so a walk that was killed goes on where it was.
 
@@ -61,8 +62,12 @@ class Side:
     @property
     def trials(self) -> Sequence[dict[str, Any]]:
         """The declared trials, read from the text of the script: its library may be of another environment."""
-        found: Sequence[dict[str, Any]] = declared((HERE / self.script).read_text(encoding="utf-8"), "TRIALS")
-        return found
+        found: Any = declared((HERE / self.script).read_text(encoding="utf-8"), "TRIALS")
+        if isinstance(found, dict):  # ours: by form
+            form = self.words[self.words.index("--interest") + 1]
+            found = found.get(form, found[OURS[0]])
+        trials: Sequence[dict[str, Any]] = found
+        return trials
 
 
 @dataclass(frozen=True)
@@ -114,11 +119,13 @@ class Comparison:
         """What the samples are, as a short name."""
         return hashlib.blake2b(self.file.read_bytes(), digest_size=8).hexdigest()
 
-    def cell(self, side: Side, trial: int, seed: int, *words: str) -> Cell:
+    def cell(self, side: Side, trial: int, seed: int, *words: str, last: bool = False) -> Cell:
         """Name a cell: its key depends on the samples, on the declared trial, and on all that its script is told."""
         told = [*side.words, "--trial", str(trial), "--seed", str(seed), *words]
         told += ["--precision", self.asked.precision.get(side.name, "float32")]
-        for name in ("epochs", "patience", "watch", "threads", "device"):
+        epochs, patience = (self.asked.last_epochs, 2) if last else (self.asked.epochs, self.asked.patience)
+        told += ["--epochs", str(epochs), "--patience", str(patience)]
+        for name in ("watch", "threads", "device"):
             told += [f"--{name}", str(getattr(self.asked, name))]
         key = key_of(self.content, side.trials[trial - 1], told)
         folder = self.asked.work / self.name / f"{side.name}-{trial}-seed-{seed}-{key}"
@@ -150,7 +157,7 @@ class Comparison:
 
     def way(self, side: Side, trial: int, seeds: Sequence[int], timed: list[dict[str, Any]]) -> Way | None:
         """Read the test part: what a side said of it with this trial, every seed; None where one is missing."""
-        cells = [self.cell(side, trial, seed) for seed in seeds]
+        cells = [self.cell(side, trial, seed, last=True) for seed in seeds]
         found = [one for cell in cells if (one := cell.kept())]
         if len(found) < len(cells):
             return None
@@ -201,7 +208,7 @@ def walk(comparison: Comparison) -> tuple[list[Way], bool]:
     seeds = {side: comparison.seeds(side, whole) for side in whole}
     for side, trial in whole.items():
         for seed in seeds[side]:
-            comparison.cell(side, trial, seed).run()
+            comparison.cell(side, trial, seed, last=True).run()
     timed = comparison.rates(whole)
     ways = [way for side in whole if (way := comparison.way(side, whole[side], seeds[side], timed[side.name]))]
     return ways, len(ways) == len(trials)
@@ -233,8 +240,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--sets", type=lambda text: text.split(","), default=["amazon-beauty"])
     parser.add_argument("--seeds", type=numbers, default=[0, 1, 2])
     parser.add_argument("--trials", type=numbers, default=list(TRIALS))
-    parser.add_argument("--epochs", type=int, default=10, help="at most")
-    parser.add_argument("--patience", type=int, default=2, help="epochs without a better validation AUC")
+    parser.add_argument("--epochs", type=int, default=5, help="of a trial, at most")
+    parser.add_argument("--last-epochs", type=int, default=15, help="of the chosen trial, at most")
+    parser.add_argument("--patience", type=int, default=1, help="of a trial: epochs without a better validation AUC")
     parser.add_argument("--watch", type=int, default=0, help="validation requests that decide when to stop; 0 = all")
     parser.add_argument("--sample", type=float, default=1.0, help="share of users")
     parser.add_argument("--threads", type=int, default=1)
@@ -250,6 +258,7 @@ def arguments() -> argparse.Namespace:
     asked.precision = dict(text.split("=", 1) for text in asked.precision)
     if asked.smoke:
         asked.sample, asked.epochs, asked.trials, asked.seeds = 0.02, 1, [1, 2], asked.seeds[:1]
+        asked.last_epochs = 1
         asked.out = asked.out or asked.work / "smoke.md"  # no result
     return asked
 

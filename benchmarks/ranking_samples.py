@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from peers.din_protocol import Clock, Part, Samples, Side, auc, options_of
-from regard.config import Settings
+from regard.config import ModelSettings, Settings
 from regard.data.asked import Requests
 from regard.data.batches import Histories, WindowLoader
 from regard.data.cases import Int64, ranges
@@ -32,20 +32,26 @@ from regard.model.ranker import Ranker, RankerScorer
 from regard.train.loop import autocast_type, fit
 
 FORMS = ("activation-unit", "multi-head", "mean", "candidate")
-TRIALS: tuple[dict[str, Any], ...] = (
-    {"learning_rate": 4e-3, "weight_decay": 1.0, "dropout": 0.1, "normalize": "softmax", "heads": 2},
-    {"learning_rate": 4e-3, "weight_decay": 1.0, "dropout": 0.2, "normalize": "softmax", "heads": 4},
-    {"learning_rate": 8e-3, "weight_decay": 0.1, "dropout": 0.2, "normalize": "softmax", "heads": 2},
-    {"learning_rate": 8e-3, "weight_decay": 1.0, "dropout": 0.1, "normalize": "softmax", "heads": 4},
-    {"learning_rate": 4e-3, "weight_decay": 2.0, "dropout": 0.1, "normalize": "none", "heads": 2},
-    {"learning_rate": 4e-3, "weight_decay": 1.0, "dropout": 0.0, "normalize": "softmax", "heads": 2},
-)
-"""`normalize` is read by the activation unit, `heads` by multi-head.
-
-Declared after some thirty looks at amazon-beauty (at most 5 epochs, AUC of 1,000 or 4,000 validation requests) at
+TRIALS: dict[str, tuple[dict[str, Any], ...]] = {
+    "activation-unit": (
+        {"learning_rate": 4e-3, "weight_decay": 1.0, "dropout": 0.1, "normalize": "softmax", "heads": 2},
+        {"learning_rate": 4e-3, "weight_decay": 1.0, "dropout": 0.2, "normalize": "softmax", "heads": 4},
+        {"learning_rate": 8e-3, "weight_decay": 0.1, "dropout": 0.2, "normalize": "softmax", "heads": 2},
+        {"learning_rate": 8e-3, "weight_decay": 1.0, "dropout": 0.1, "normalize": "softmax", "heads": 4},
+        {"learning_rate": 4e-3, "weight_decay": 2.0, "dropout": 0.1, "normalize": "none", "heads": 2},
+        {"learning_rate": 4e-3, "weight_decay": 1.0, "dropout": 0.0, "normalize": "softmax", "heads": 2},
+    ),
+    "multi-head": (
+        {"learning_rate": 8e-3, "weight_decay": 1.0, "dropout": 0.1, "heads": 4},
+        {"learning_rate": 8e-3, "weight_decay": 1.0, "dropout": 0.0, "heads": 4},
+    ),
+}
+"""Declared after some forty looks at amazon-beauty (at most 5 epochs, AUC of 1,000 or 4,000 validation requests) at
 batch size, decay, learning rate, dropout and the length of untrained item vectors (.01 here); those of the peers are
-from their defaults, templates and examples, and the last one has the learning rate that these looks found.
+from their defaults, templates and examples, and the last one has the learning rate that these looks found. `heads` is
+read by multi-head only; what reads a history plainly has the trial of the activation unit.
 """
+LAST = 9  # epochs of the schedule, where so many are allowed
 WINDOW = 32  # requests of a user that share a row
 BATCH = 2048  # candidates of a step
 PAIRS = 2**18  # of candidate and event in a block that is scored
@@ -118,26 +124,28 @@ def shuffled(samples: Samples, seed: int = 0) -> Samples:
     return replace(samples, parts=parts)
 
 
+def trials_of(form: str) -> tuple[dict[str, Any], ...]:
+    return TRIALS.get(form, TRIALS["activation-unit"])
+
+
 def settings_of(form: str, trial: int, options: argparse.Namespace) -> Settings:
     """Return the settings of a declared trial."""
-    chosen = TRIALS[trial - 1]
+    chosen = trials_of(form)[trial - 1]
     model = {
         "name": "ranker",
         "interest": form,
         "width": options.width,
         "positions": "none",
-        "dropout": chosen["dropout"],
-        "normalize": chosen["normalize"],
-        "heads": chosen["heads"],
         "vector_scale": 0.01,
+        **{name: value for name, value in chosen.items() if name in ModelSettings.model_fields},
         "window": 100_000,  # the samples bound the history
     }
     train = {
-        "epochs": options.epochs,
+        "epochs": min(options.epochs, LAST),
         "seed": options.seed,
         "learning_rate": chosen["learning_rate"],
         "weight_decay": chosen["weight_decay"],
-        "validations": options.epochs,
+        "validations": LAST,
         "patience": options.patience,
         "metric": "auc",
         "precision": options.precision,
@@ -184,7 +192,7 @@ def options_of_ours(parser: argparse.ArgumentParser) -> None:
 
 
 def main() -> None:
-    options = options_of("regard", len(TRIALS), options_of_ours)
+    options = options_of("regard", max(map(len, TRIALS.values())), options_of_ours)
     began = time.perf_counter()
     samples = Samples.read(options.samples)
     samples = shuffled(samples) if options.shuffled else samples
@@ -193,7 +201,7 @@ def main() -> None:
     batches = SampleBatches(samples, rows=options.batch, seed=options.seed, clock=Clock(), window=window)
     scorer = learn(samples, settings, batches, samples.watched(options.watch))
     form = f"{options.interest}-shuffled" if options.shuffled else options.interest
-    told = {**TRIALS[options.trial - 1], "interest": form}
+    told = {**trials_of(options.interest)[options.trial - 1], "interest": form}
     side = Side("regard", told, lambda part: score(scorer, samples, part), batches.clock, form=form)
     side.report(samples, options, began)
 

@@ -166,8 +166,8 @@ def test_a_cell_of_the_comparison_that_is_whole_is_not_run_again(tmp_path: Path)
 
 def test_the_key_of_a_cell_follows_samples_trial_seed_and_precision(tmp_path: Path) -> None:
     ranking = import_module("ranking")
-    told = {"work": tmp_path, "peers": None, "epochs": 1, "patience": 1, "watch": 0, "threads": 1}
-    told |= {"device": "cpu"}
+    told = {"work": tmp_path, "peers": None, "epochs": 1, "last_epochs": 2, "patience": 1, "watch": 0}
+    told |= {"threads": 1, "device": "cpu"}
     folders = []
     sides = [ranking.ours("multi-head"), ranking.ours("multi-head", "--shuffled")]
     for precision, content in (("float32", b"one"), ("bfloat16", b"one"), ("float32", b"two")):
@@ -175,15 +175,18 @@ def test_the_key_of_a_cell_follows_samples_trial_seed_and_precision(tmp_path: Pa
         asked = argparse.Namespace(**told, precision={side.name: precision for side in sides})
         comparison = ranking.Comparison("log", tmp_path / "samples", asked)
         folders += [comparison.cell(side, trial, seed).folder for side in sides for trial in (1, 2) for seed in (0, 1)]
-        folders.append(comparison.cell(sides[0], 1, 0, "--speed").folder)
+        folders += [
+            comparison.cell(sides[0], 1, 0, "--speed").folder,
+            comparison.cell(sides[0], 1, 0, last=True).folder,
+        ]
     assert len(set(folders)) == len(folders)
 
 
 def test_only_the_peer_that_validation_likes_best_has_all_seeds(tmp_path: Path) -> None:
     ranking = import_module("ranking")
     (tmp_path / "samples").write_bytes(b"one")
-    told = {"work": tmp_path, "peers": Path("python"), "epochs": 1, "patience": 1, "watch": 0, "threads": 1}
-    asked = argparse.Namespace(**told, device="cpu", precision={}, seeds=[3, 4, 5])
+    told = {"work": tmp_path, "peers": Path("python"), "epochs": 1, "last_epochs": 2, "patience": 1, "watch": 0}
+    asked = argparse.Namespace(**told, watch=0, threads=1, device="cpu", precision={}, seeds=[3, 4, 5])
     comparison = ranking.Comparison("log", tmp_path / "samples", asked)
     trials = dict.fromkeys(ranking.sides_of(asked), 2)
     for at, side in enumerate(trials):
@@ -197,7 +200,9 @@ def test_only_the_peer_that_validation_likes_best_has_all_seeds(tmp_path: Path) 
 def test_every_side_declares_six_trials() -> None:
     ranking, sides = import_module("ranking"), argparse.Namespace(peers=Path("python"))
     assert [len(side.trials) for side in ranking.sides_of(sides)] == [6] * 5
-    assert ranking.ours("mean").trials == import_module("ranking_samples").TRIALS
+    trials = import_module("ranking_samples").TRIALS
+    assert list(trials) == list(ranking.OURS)
+    assert ranking.ours("mean").trials == trials["activation-unit"]
 
 
 def test_the_page_says_which_bars_are_met() -> None:
