@@ -1,11 +1,11 @@
 """Rankers beside the DIN of DeepCTR-Torch, FuxiCTR and torch-rechub: one set of samples, one protocol, one evaluator.
 
 Every side has six declared trials with the first seed, of a few epochs. The AUC of validation chooses one, which is
-trained for as long as validation likes, with every seed (of the peers, only the best one by validation has more than the
-first); only then is test read, once. `mean`, `candidate` and the shuffled history, with the settings that were
-chosen for attention, say what attention is worth.
-Seconds are those of one more epoch, trained for them alone. A cell is a side, a trial and a seed; it runs in a process
-of its own and is kept, so a walk that was killed goes on where it was.
+trained for as long as validation likes, with every seed (of the peers, only the one that validation likes best; the
+others with the first seed); only then is test read, once. `mean`, `candidate` and the shuffled history, with the
+settings that were chosen for attention, say what attention is worth. Seconds are those of one more epoch, trained for
+them alone. A cell is a side, a trial and a seed; it runs in a process of its own and is kept, so a walk that was killed
+goes on where it was.
 
     python benchmarks/ranking.py --peers PEERS/bin/python [--sets amazon-beauty,ml-100k,ml-1m] [--seeds 0,1,2] [--smoke]
 """

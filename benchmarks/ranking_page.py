@@ -21,8 +21,8 @@ def page(chapters: Sequence[str], found: Sequence[Mapping[str, Any]], command: s
     versions = {name: number for one in found for name, number in one["versions"].items()}
     options = found[0]["options"]
     protocol = (
-        f"At most {options['epochs']} epochs, stopped after {options['patience']} without a better validation AUC (trials: "
-        "fewer, see the command); ours end by a schedule of their own. In "
+        f"At most {options['epochs']} epochs, stopped after {options['patience']} without a better validation AUC "
+        "(trials: fewer, see the command); ours end by a schedule of their own. In "
         "brackets the 95 % interval over users, then, with several seeds, the range of their values; differences are "
         "those of the means over seeds, paired by user. Rows are candidates that enter the loss, seconds those of "
         "learning in epochs run for that, one side after the other, twice; core-seconds what the processor worked."
