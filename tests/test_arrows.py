@@ -17,7 +17,7 @@ Sources = dict[str, str]  # module name -> text
 
 ROAD = (
     "errors -> config | manifest -> data -> model | evaluate -> train | recommend -> serve | training"
-    " -> pipeline -> show -> tune -> demo -> regard -> cli -> __main__"
+    " -> pipeline -> show -> tune -> transfer -> demo -> regard -> cli -> __main__"
 )
 PLACE = {room.strip(): at for at, stop in enumerate(ROAD.split("->")) for room in stop.split("|")}
 FILE_LINES, FUNCTION_LINES, PARAMETERS = 350, 60, 9

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from regard.pipeline import train as train
     from regard.recommend.recommender import Recommender as Recommender
     from regard.recommend.run import Run as Run
+    from regard.transfer.report import transfer_report as transfer_report
 else:
     from regard import evaluate, train
 
@@ -46,6 +47,7 @@ _HOMES = {
     "compare": "regard.pipeline",
     "make_shop": "regard.data.sample",
     "make_split": "regard.data.split",
+    "transfer_report": "regard.transfer.report",
     "user_item_matrix": "regard.data.matrix",
 }
 
@@ -62,6 +64,7 @@ __all__ = [
     "make_shop",
     "make_split",
     "train",
+    "transfer_report",
     "user_item_matrix",
 ]
 

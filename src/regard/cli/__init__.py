@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from regard.cli import data, models, recommend, tune  # noqa: F401 - they add their commands to the app
+from regard.cli import compare, data, models, recommend, tune  # noqa: F401 - they add their commands to the app
 from regard.cli.options import app, out, told
 from regard.errors import RegardError
 

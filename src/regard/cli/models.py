@@ -1,4 +1,4 @@
-"""Commands about runs: train, evaluate, compare."""
+"""Commands about runs: train, evaluate."""
 
 from __future__ import annotations
 
@@ -102,19 +102,3 @@ def evaluate(
     from regard import pipeline, show
 
     show.evaluation(pipeline.evaluate(run, on=on, baselines=baselines, data=data), out, as_json=as_json)
-
-
-@app.command()
-def compare(
-    runs: Annotated[list[Path], typer.Argument(help="two runs or more; the first is what others are compared with")],
-    on: Annotated[str, typer.Option(help="validation or test")] = "test",
-    data: Data = None,
-    as_json: Json = False,
-) -> None:
-    """Compare runs on the same users by a paired bootstrap.
-
-    Example: `regard compare runs/first runs/second`
-    """
-    from regard import pipeline, show
-
-    show.comparison(pipeline.compare(runs, on=on, data=data), out, as_json=as_json)
