@@ -44,6 +44,10 @@ TRIALS: dict[str, tuple[dict[str, Any], ...]] = {
     "multi-head": (
         {"learning_rate": 8e-3, "weight_decay": 1.0, "dropout": 0.1, "heads": 4},
         {"learning_rate": 8e-3, "weight_decay": 1.0, "dropout": 0.0, "heads": 4},
+        {"learning_rate": 8e-3, "weight_decay": 1.0, "dropout": 0.0, "heads": 4, "projections": "none", "scale": 8.0},
+        {"learning_rate": 8e-3, "weight_decay": 1.0, "dropout": 0.1, "heads": 2},
+        {"learning_rate": 8e-3, "weight_decay": 1.0, "dropout": 0.0, "heads": 8},
+        {"learning_rate": 4e-3, "weight_decay": 1.0, "dropout": 0.0, "heads": 4},
     ),
 }
 """Declared after some forty looks at amazon-beauty (at most 5 epochs, AUC of 1,000 or 4,000 validation requests) at

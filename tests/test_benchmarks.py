@@ -185,7 +185,7 @@ def test_the_key_of_a_cell_follows_samples_trial_seed_and_precision(tmp_path: Pa
 def test_only_the_peer_that_validation_likes_best_has_all_seeds(tmp_path: Path) -> None:
     ranking = import_module("ranking")
     (tmp_path / "samples").write_bytes(b"one")
-    told = {"work": tmp_path, "peers": Path("python"), "epochs": 1, "last_epochs": 2, "patience": 1, "watch": 0}
+    told = {"work": tmp_path, "peers": Path("python"), "epochs": 1, "last_epochs": 2, "patience": 1}
     asked = argparse.Namespace(**told, watch=0, threads=1, device="cpu", precision={}, seeds=[3, 4, 5])
     comparison = ranking.Comparison("log", tmp_path / "samples", asked)
     trials = dict.fromkeys(ranking.sides_of(asked), 2)
