@@ -128,6 +128,8 @@ def _labels(axes: Axes, ends: Mapping[str, float], best: str) -> None:
 def apart(places: Sequence[float], gap: float) -> list[float]:
     """Move ascending places so far apart that none is nearer than `gap` to the next, and as little as that takes.
 
+    None goes below 0, nor above 1 as long as there is room.
+
     Pool-adjacent-violators: groups of names that touch share the middle of where they would like to be.
     """
     groups: list[list[float]] = []  # of each: the sum of where its members would like its start to be, and their number
@@ -141,8 +143,8 @@ def apart(places: Sequence[float], gap: float) -> list[float]:
     found: list[float] = []
     for total, many in groups:
         found += [total / many + at * gap for at in range(int(many))]
-    shift = max(0.0, -found[0]) if found else 0.0
-    return list(np.array(found) + shift)
+    above = np.arange(len(found)) * gap
+    return list(np.maximum(np.minimum(found, 1 - above[::-1]), above))
 
 
 def _start(group: Sequence[float]) -> float:
