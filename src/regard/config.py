@@ -119,6 +119,7 @@ class TrainSettings(Section):
     """How weights are learned."""
 
     epochs: int = Field(0, ge=0, description="passes over the training events; 0 = 12, or as many as 2,000 steps need")
+    zero_shot: bool = Field(False, description="no training at all: the run is what it starts `--from`")
     seed: int = Field(1, ge=0, lt=2**63, description="seeds weights, order of batches, windows, dropout and negatives")
     batch_tokens: int = Field(4096, ge=1, description="training events in one step, about")
     optimizer: Literal["adamw", "adam"] = Field("adamw", description="AdamW or Adam")

@@ -36,12 +36,14 @@ from regard.training.learning import learn, user_counts
 from regard.training.measuring import Evaluation as Evaluation
 from regard.training.measuring import evaluate as evaluate
 from regard.training.protocol import Protocol, with_metric
+from regard.training.start import Start, check_start
 from regard.training.transfer import Fitted
 
 
-def settings_from(config: Path | None, assignments: Sequence[str]) -> Settings:
-    """Settings of a file, or the defaults, with `section.key=value` assignments on top."""
-    return Settings.read(config, assignments) if config else Settings().changed(assignments)
+def settings_from(config: Path | None, assignments: Sequence[str], start: str | Path | None = None) -> Settings:
+    """Settings of a file, or the defaults, with `section.key=value` assignments on top; the model's as in `start`."""
+    told = Settings.read(config, assignments) if config else Settings().changed(assignments)
+    return Start.of(start).settings(told) if start else told
 
 
 def prepare(
@@ -97,7 +99,7 @@ def _read(source: Any, columns: Columns | None, reading: Reading | None, workspa
     )
 
 
-def train(
+def train(  # noqa: PLR0913 - the road has these entrances
     dataset: Dataset | str | Path,
     settings: Settings | None = None,
     out: str | Path = "run",
@@ -107,6 +109,7 @@ def train(
     retriever: Run | str | Path | None = None,
     vectors: Any = None,
     user_vectors: Any = None,
+    start: Run | str | Path | None = None,
 ) -> Run:
     """Train a model on the training part of a dataset, choose by validation, and write a run to `out`.
 
@@ -119,8 +122,11 @@ def train(
         retriever: for a ranker, the run that finds its candidates in the catalogue.
         vectors: pretrained vectors for items to start from: a `Knowledge`, or a source as `Knowledge.read` takes it.
         user_vectors: the same for users, by their ids; for models that have a vector of every user.
+        start: a run to go on from, on its own dataset grown or on that of another domain; see `training.start`.
     """
     settings = settings or Settings()
+    begun = None if start is None else Start.of(start)
+    settings = begun.settings(settings) if begun else settings
     check_name(settings.model.name)
     dataset = dataset if isinstance(dataset, Dataset) else Dataset.open(dataset)
     settings = with_metric(settings, dataset)
@@ -128,9 +134,14 @@ def train(
     out = Path(out)
     first = _first_stage(retriever, protocol)
     check_free(out, KIND, OWN)
-    fitted, users = _fitted(vectors, protocol, console), _fitted(user_vectors, protocol, console, "users")
-    baseline = settings.model.name in BASELINES
-    model, told = choose(protocol) if baseline else learn(protocol, out / PROGRESS, resume, console, fitted, users)
+    check_start(begun, settings, out)
+    fitted = _fitted(vectors, protocol, console, "items", begun)
+    users = _fitted(user_vectors, protocol, console, "users", begun)
+    if settings.model.name in BASELINES:
+        model: Any
+        model, told = choose(protocol)
+    else:
+        model, told = learn(protocol, out / PROGRESS, resume, console, fitted, users, begun)
     body = {
         "made_by": {"regard": version("regard"), "torch": str(torch.__version__), "threads": torch.get_num_threads()},
         "model": settings.model.name,
@@ -139,8 +150,8 @@ def train(
         "seen": protocol.seen,
         **told,
     }
-    maker = None if fitted is None else VectorMaker(fitted.knowledge.recipe, fitted.geometry)
-    return save_run(out, model, dataset, protocol.split.training_item_counts(dataset), body, first, maker)
+    makers = {one.knowledge.whose: VectorMaker(one.knowledge.recipe, one.geometry) for one in (fitted, users) if one}
+    return save_run(out, model, dataset, protocol.split.training_item_counts(dataset), body, first, makers)
 
 
 def knowledge(
@@ -157,11 +168,22 @@ def knowledge(
     return read(dataset, source, ids=ids, trust=trust)
 
 
-def _fitted(vectors: Any, protocol: Protocol, console: Console | None, whose: str = "items") -> Fitted | None:
+def knowledge_like(
+    start: Run | str | Path, dataset: Dataset | str | Path, source: Any = None, *, whose: str = "items", **how: Any
+) -> Knowledge | None:
+    """Read pretrained vectors as those of a run were made, None where it has none; see `Start.knowledge`."""
+    dataset = dataset if isinstance(dataset, Dataset) else Dataset.open(dataset)
+    return Start.of(start).knowledge(dataset, source, whose, **how)
+
+
+def _fitted(
+    vectors: Any, protocol: Protocol, console: Console | None, whose: str = "items", start: Start | None = None
+) -> Fitted | None:
     """Say how much pretrained vectors cover before training begins, and make them fit the model."""
+    dataset, model = protocol.dataset, protocol.settings.model
+    vectors = start.knowledge(dataset, vectors, whose) if start else vectors
     if vectors is None:
         return None
-    dataset, model = protocol.dataset, protocol.settings.model
     if model.name in BASELINES:
         raise InputError(f"--vectors is for models that learn item vectors; {model.name} counts")
     if whose == "users" and not (model.name == FACTORIZATION or (model.name == "ranker" and model.user_ids)):
@@ -177,7 +199,7 @@ def _fitted(vectors: Any, protocol: Protocol, console: Console | None, whose: st
         for line in found.lines():
             console.print(line, highlight=False, markup=False)
     counts = user_counts(protocol) if whose == "users" else protocol.split.training_item_counts(dataset)
-    return Fitted.of(found, counts, model)
+    return Fitted.of(found, counts, model, start.geometry(whose) if start else None)
 
 
 def _first_stage(retriever: Run | str | Path | None, protocol: Protocol) -> Run | None:

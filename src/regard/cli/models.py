@@ -16,6 +16,7 @@ from regard.cli.options import (
     RunFolder,
     Set,
     SplitRule,
+    StartRun,
     UserVectorSource,
     VectorSource,
     app,
@@ -37,6 +38,8 @@ def train(
     user_vectors: UserVectorSource = None,
     user_vector_ids: Annotated[Path | None, typer.Option(help="the same for --user-vectors")] = None,
     trust: Annotated[bool, typer.Option("--trust", help="allow files of vectors that can run code when read")] = False,
+    start: StartRun = None,
+    zero_shot: Annotated[bool, typer.Option("--zero-shot", help="with --from: no training at all")] = False,
     split: SplitRule = None,
     targets: Annotated[str | None, typer.Option(help="next, last or set: which held-back events are targets")] = None,
     seen: Annotated[str | None, typer.Option(help="filter or keep items of the history; default: by the log")] = None,
@@ -64,26 +67,30 @@ def train(
         "train.device": device,
     }
     changes = [f'{name}="{value}"' for name, value in given.items() if value] + (assignments or [])
-    settings = pipeline.settings_from(config, changes)
+    settings = pipeline.settings_from(config, changes + ["train.zero_shot=true"] * zero_shot, start)
     if interest and settings.model.name != "ranker":
         raise InputError(f"--interest is for --model ranker, and this is {settings.model.name}; leave one of them out")
     try:
         shown = None if quiet or as_json else told
         known = {
-            "vectors": _known(dataset, vectors, ids=vector_ids, trust=trust),
-            "user_vectors": _known(dataset, user_vectors, ids=user_vector_ids, trust=trust, whose="users"),
+            "vectors": _known(dataset, vectors, start, ids=vector_ids, trust=trust),
+            "user_vectors": _known(dataset, user_vectors, start, ids=user_vector_ids, trust=trust, whose="users"),
+            "retriever": retriever,
+            "start": start,
         }
-        trained = pipeline.train(dataset, settings, run, resume=resume, console=shown, retriever=retriever, **known)
+        trained = pipeline.train(dataset, settings, run, resume=resume, console=shown, **known)
     except KeyboardInterrupt:
         told.print("the same command with --resume goes on from the last checkpoint")
         raise
     show.run(trained, out, as_json=as_json)
 
 
-def _known(dataset: Path, source: str | None, **how: Any) -> Any:
-    """Pretrained vectors, where a source of them was given."""
+def _known(dataset: Path, source: str | None, start: Path | None, **how: Any) -> Any:
+    """Pretrained vectors, where a source of them was given, or a run that may have one."""
     from regard import pipeline
 
+    if start is not None:
+        return pipeline.knowledge_like(start, dataset, source, **how)
     return pipeline.knowledge(dataset, source, **how) if source else None
 
 

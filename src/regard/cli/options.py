@@ -64,6 +64,14 @@ UserVectorSource = Annotated[
         help="pretrained vectors of user ids to start from; for matrix-factorization, and a ranker with model.user_ids",
     ),
 ]
+StartRun = Annotated[
+    Path | None,
+    typer.Option(
+        "--from",
+        metavar="RUN",
+        help="a run to go on from: its settings of the model, its weights, and rows of the ids that it knows",
+    ),
+]
 SplitRule = Annotated[
     str | None,
     typer.Option(

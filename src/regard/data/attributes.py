@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -25,11 +25,22 @@ class Attribute:
     kind: `category` has int64 codes (V + 1,), values count from 1 in the order of the catalogue and 0 = not given;
         `number` and `vector` have float32 (V + 1, size), a row of NaN = not given.
     size: how many values a category has; 1; the length of the vectors.
+    names: the values of a category in the order of their codes. centre, spread: a number was (value - centre) / spread
+        of those below, and so were the numbers of a vector.
     """
 
     kind: Kind
     size: int
     values: npt.NDArray[np.int64] | npt.NDArray[np.float32]
+    names: tuple[str, ...] = ()
+    centre: float = 0.0
+    spread: float = 1.0
+
+    def meaning(self) -> dict[str, Any]:
+        """What codes and numbers stand for, fit for JSON."""
+        if self.kind == "category":
+            return {"kind": self.kind, "values": list(self.names)}
+        return {"kind": self.kind, "size": self.size, "centre": self.centre, "spread": self.spread}
 
 
 def item_attributes(dataset: Dataset, names: Sequence[str]) -> dict[str, Attribute]:
@@ -76,7 +87,8 @@ def _attribute(name: str, column: pa.Array) -> Attribute:
         )
     encoded = column.cast(pa.large_string()).dictionary_encode()
     codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False) + 1
-    return Attribute("category", len(encoded.dictionary), np.concatenate([[0], codes]).astype(np.int64))
+    names = tuple(encoded.dictionary.to_pylist())
+    return Attribute("category", len(names), np.concatenate([[0], codes]).astype(np.int64), names)
 
 
 def _typed(texts: pa.Array) -> pa.Array:
@@ -97,11 +109,13 @@ def _numbers(column: pa.Array) -> Attribute:
     values = column.cast(pa.float64()).to_numpy(zero_copy_only=False).astype(np.float64)  # null becomes NaN
     values[~np.isfinite(values)] = np.nan
     given = values[~np.isnan(values)]
+    centre, spread = 0.0, 1.0
     if len(given):
-        spread = given.std()
-        even = spread <= 1e-12 * np.abs(given).max()  # equal but for rounding
-        values = (values - given.mean()) / (1.0 if even else spread)
-    return Attribute("number", 1, np.concatenate([[np.nan], values]).astype(np.float32)[:, None])
+        centre, spread = float(given.mean()), float(given.std())
+        if spread <= 1e-12 * np.abs(given).max():  # equal but for rounding
+            spread = 1.0
+    values = np.concatenate([[np.nan], (values - centre) / spread]).astype(np.float32)[:, None]
+    return Attribute("number", 1, values, centre=centre, spread=spread)
 
 
 def _vectors(name: str, column: pa.Array) -> Attribute:
@@ -123,8 +137,8 @@ def _vectors(name: str, column: pa.Array) -> Attribute:
     values[np.flatnonzero(lengths) + 1] = flat.reshape(-1, size) if size else flat[:, None]
     whole = np.isfinite(values).all(1)
     values[~whole] = np.nan
-    power = np.sqrt(np.mean(values[whole] ** 2)) if size and whole.any() else 0.0
-    return Attribute("vector", size, (values / (power or 1.0)).astype(np.float32))
+    power = float(np.sqrt(np.mean(values[whole] ** 2))) if size and whole.any() else 0.0
+    return Attribute("vector", size, (values / (power or 1.0)).astype(np.float32), spread=power or 1.0)
 
 
 def _is_number(kind: pa.DataType) -> bool:

@@ -121,6 +121,32 @@ class Knowledge:
         return cls._of(words.vectors, events, recipe, told)
 
     @classmethod
+    def like(
+        cls,
+        dataset: Dataset,
+        recipe: VectorRecipe,
+        source: Any = None,
+        *,
+        whose: str = "items",
+        ids: Ids | None = None,
+        trust: bool = False,
+    ) -> Knowledge:
+        """Make vectors of the items of a dataset, or of its `users`, as a recipe made those of another one.
+
+        The same words and weights, or the same encoder; `source`, `ids` and `trust` as in `VectorRecipe.read`.
+
+        Raises:
+            InputError: the source is not told or cannot be read, or knows nobody here.
+        """
+        vocabulary, offsets = (dataset.users, dataset.offsets) if whose == "users" else (dataset.items, None)
+        texts = dict.fromkeys(vocabulary.array.to_pylist(), "")
+        texts = item_texts(dataset, recipe.columns) if recipe.columns else texts
+        where = recipe.source if source is None else str(source) if isinstance(source, str | Path) else None
+        found = recipe.read(texts, source, ids=ids, trust=trust)
+        events = np.bincount(dataset.item, minlength=dataset.n_items + 1) if offsets is None else np.diff(offsets)
+        return cls._of(found, events, replace(recipe, source=where), {"whose": whose})
+
+    @classmethod
     def of_users(cls, dataset: Dataset, source: Any, *, ids: Ids | None = None, trust: bool = False) -> Knowledge:
         """Read what a source says of the users of a dataset, by their ids; `ids` and `trust` as in `read`.
 

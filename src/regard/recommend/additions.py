@@ -26,34 +26,39 @@ from regard.manifest import new_folder, read_json, read_manifest, write_json, wr
 
 FOLDER = "added"
 KIND = "added items"
-_RECIPE, _GEOMETRY = "vectors.json", "vectors.safetensors"
+_OF = {
+    "items": ("vectors.json", "vectors.safetensors"),
+    "users": ("user-vectors.json", "user-vectors.safetensors"),
+}
 _ITEMS, _ROWS = "items.arrow", "rows.safetensors"
 _SCHEMA = pa.schema([("id", pa.string()), ("title", pa.string())])
 
 
 @dataclass(frozen=True)
 class VectorMaker:
-    """What a run keeps of its pretrained vectors, so that those of new items are made alike."""
+    """What a run keeps of its pretrained vectors of items, or of users, so that those of new ones are made alike."""
 
     recipe: VectorRecipe
     geometry: Geometry
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, whose: str = "items") -> None:
         """Write into the folder of a run."""
-        write_json(folder / _RECIPE, {"recipe": vars(self.recipe), "geometry": self.geometry.facts()})
-        save_file({name: torch.from_numpy(one) for name, one in self.geometry.arrays().items()}, folder / _GEOMETRY)
+        arrays = {name: torch.from_numpy(one) for name, one in self.geometry.arrays().items()}
+        write_json(folder / _OF[whose][0], {"recipe": vars(self.recipe), "geometry": self.geometry.facts()})
+        save_file(arrays, folder / _OF[whose][1])
 
     @classmethod
-    def open(cls, folder: Path) -> VectorMaker | None:
-        """Read from the folder of a run; None where it has no pretrained vectors."""
-        if not (folder / _RECIPE).exists():
+    def open(cls, folder: Path, whose: str = "items") -> VectorMaker | None:
+        """Read from the folder of a run; None where it has no pretrained vectors of its items, or of its users."""
+        recipe, geometry = _OF[whose]
+        if not (folder / recipe).exists():
             return None
-        told = read_json(folder / _RECIPE)
+        told = read_json(folder / recipe)
         body = told["recipe"]
         mean = None if body["mean"] is None else tuple(body["mean"])
-        recipe = VectorRecipe(**{**body, "columns": tuple(body["columns"]), "mean": mean})
-        arrays = {name: one.numpy() for name, one in load_file(folder / _GEOMETRY).items()}
-        return cls(recipe, Geometry.of(told["geometry"], arrays))
+        made = VectorRecipe(**{**body, "columns": tuple(body["columns"]), "mean": mean})
+        arrays = {name: one.numpy() for name, one in load_file(folder / geometry).items()}
+        return cls(made, Geometry.of(told["geometry"], arrays))
 
     def rows(self, texts: Mapping[str, str], source: Any, **options: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """Rows (n, K) of items by id, and which of them (n,) have a vector."""

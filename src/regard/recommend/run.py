@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from regard.config import Settings
+from regard.data.attributes import item_attributes
 from regard.data.shape import Shape
 from regard.data.store import Dataset
 from regard.data.vocabulary import Vocabulary
@@ -38,7 +39,7 @@ RETRIEVER = "retriever"
 OWN = (PROGRESS, RETRIEVER, FOLDER, LOCK, "evaluation-*")
 """What is written into the folder of a run besides what its manifest lists."""
 WEIGHTS = "weights.safetensors"
-_ITEMS = "items.arrow"
+_ITEMS, _USERS = "items.arrow", "users.arrow"
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,14 @@ class Run:
     def items(self) -> Vocabulary:
         """Raw item ids <-> indexes."""
         return Vocabulary(self._table["id"].combine_chunks())
+
+    @cached_property
+    def users(self) -> Vocabulary | None:
+        """Raw user ids <-> indexes, of a model that keeps a vector for each; None where it keeps none."""
+        if not (self.path / _USERS).exists():
+            return None
+        with pa.memory_map(str(self.path / _USERS)) as source:
+            return Vocabulary(pa.ipc.open_file(source).read_all()["id"].combine_chunks())
 
     @cached_property
     def counts(self) -> npt.NDArray[np.int64]:
@@ -167,7 +176,7 @@ def save_run(
     counts: npt.NDArray[np.int64],
     body: Mapping[str, Any],
     retriever: Run | None = None,
-    maker: VectorMaker | None = None,
+    makers: Mapping[str, VectorMaker] | None = None,
 ) -> Run:
     """Write a run folder, whole or not at all; what `path/checkpoint` holds of its training is kept.
 
@@ -178,7 +187,7 @@ def save_run(
         counts: (n_items + 1,) training events of each item.
         body: the manifest's own part: settings, choice, split, validation, …
         retriever: a run that finds candidates for this one; it is copied, so that the new run is whole by itself.
-        maker: what makes the pretrained vectors of items to come.
+        makers: what makes the pretrained vectors of `items` and `users` to come.
     """
     told = {
         "path": str(dataset.path.resolve()) if dataset.path else None,
@@ -199,12 +208,18 @@ def save_run(
         if (progress / "log.jsonl").exists():
             shutil.copytree(progress, aside / PROGRESS, copy_function=_link, ignore=_PASSING)
             _link(str(progress / "log.jsonl"), str(aside / "log.jsonl"))
-        if maker is not None:
-            maker.save(aside)
+        for whose, maker in (makers or {}).items():
+            maker.save(aside, whose)
+        if getattr(model, "personal", False):
+            with pa.OSFile(str(aside / _USERS), "wb") as sink:
+                table = pa.table({"id": dataset.users.array})
+                with pa.ipc.new_file(sink, table.schema) as writer:
+                    writer.write_table(table)
+        meanings = {name: one.meaning() for name, one in item_attributes(dataset, body["shape"]["attributes"]).items()}
         values = {name: dataset.context_values[name].array.to_pylist() for name in body["shape"]["context"]}
         if retriever is not None:
             shutil.copytree(retriever.path, aside / RETRIEVER, copy_function=_link, ignore=_NOT_NEEDED)
-        write_manifest(aside, KIND, {"dataset": told, "context": values, **body})
+        write_manifest(aside, KIND, {"dataset": told, "context": values, "attributes": meanings, **body})
     return Run.open(path)
 
 

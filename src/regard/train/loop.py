@@ -113,7 +113,8 @@ def fit(
         watch: shows progress.
 
     Returns:
-        One row per epoch: loss, validation figures, targets per second, seconds, memory.
+        One row per epoch: loss, validation figures, targets per second, seconds, memory. With `train.zero_shot` a
+        single one, of epoch 0, that has no loss.
 
     Raises:
         DivergenceError: a loss was not finite.
@@ -121,7 +122,8 @@ def fit(
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder), watch or Watch(quiet=True) as seen:
         checkpoint.begin(folder, told or {}, resume)
-        return _Training(model, batches, settings, folder, validate, seen).run(resume)
+        training = _Training(model, batches, settings, folder, validate, seen)
+        return training.look() if settings.zero_shot else training.run(resume)
 
 
 class _Training:
@@ -159,6 +161,19 @@ class _Training:
         if not all(bool(value.isfinite().all()) for value in self.model.parameters()):
             raise DivergenceError("training diverged: weights are not finite; try a lower train.learning_rate")
         self.model.eval()
+        return self.state.rows
+
+    def look(self) -> list[dict[str, Any]]:
+        """Measure the weights as they came, and learn nothing."""
+        self.model.eval()
+        held_back: dict[str, float] = (
+            {"validation_loss": self.validate.loss()} if isinstance(self.validate, Tracing) else {}
+        )
+        self.model.eval()
+        figures = dict(self.validate()) if self.validate else {}
+        row = {"epoch": 0, "step": 0, "loss": None, **held_back, "validation": figures, "best": True}
+        self.state.rows.append(row | {"targets_per_second": 0.0, "seconds": 0.0, "memory_gb": memory_used() / 2**30})
+        write_log(self.folder / "log.jsonl", self.state.rows)
         return self.state.rows
 
     def _waited_long_enough(self) -> bool:

@@ -27,6 +27,7 @@ from regard.train.loop import Batches, autocast_type, choose_device, fit, set_th
 from regard.train.progress import Watch
 from regard.training.baselines import told
 from regard.training.protocol import Protocol, asks_labels, check_learnable, median_gap
+from regard.training.start import Start, start_line
 from regard.training.transfer import Fitted
 
 Validate = Callable[[], dict[str, Any]]
@@ -40,21 +41,19 @@ def learn(
     console: Console | None,
     fitted: Fitted | None = None,
     fitted_users: Fitted | None = None,
+    start: Start | None = None,
 ) -> tuple[Learned, dict[str, Any]]:
     """Train the model of the settings; `progress` is the folder of its checkpoint and log.
 
-    `fitted`, `fitted_users`: pretrained vectors for its items and users to start from.
+    `fitted`, `fitted_users`: pretrained vectors for its items and users to start from. `start`: the run whose weights
+    it goes on from.
     """
     dataset, settings = protocol.dataset, protocol.settings
     check_learnable(dataset, settings)
     set_threads(settings.train.threads)
     torch.manual_seed(settings.train.seed)
-    shape = Shape.of(dataset, settings.model.attributes, settings.model.context)
-    if settings.model.name == "ranker" and settings.data.histories:
-        shape = replace(shape, histories=histories_of(settings.data.histories, dataset.behaviours))
     counts = protocol.split.training_item_counts(dataset)
-    widths = [0 if one is None else one.rows.shape[1] for one in (fitted, fitted_users)]
-    shape = replace(shape, vectors=widths[0], user_vectors=widths[1])
+    shape = _shape(protocol, fitted, fitted_users)
     model = build(settings, shape)
     assert isinstance(model, Learned)
     model.item_embedding.fill(dataset)
@@ -71,6 +70,9 @@ def learn(
     metric, validate = rising(settings.train.metric, validate)
     if isinstance(model, Factorization) and validate is not None:
         validate = Traced(validate, held_back_loss(protocol, model))
+    begun = None if start is None else start.hand_to(model, shape, protocol)
+    if console and begun is not None:
+        console.print(start_line(begun), highlight=False, markup=False, soft_wrap=True)
     rows = fit(
         model,
         batches,
@@ -80,6 +82,7 @@ def learn(
             "dataset": dataset.fingerprint,
             "vectors": fitted.knowledge.fingerprint if fitted else None,
             "user_vectors": fitted_users.knowledge.fingerprint if fitted_users else None,
+            "from": start.fingerprint if start else None,
             **settings.model_dump(mode="json"),
         },
         validate=validate,
@@ -87,10 +90,20 @@ def learn(
         watch=Watch(console) if console else None,
     )
     best = next((row for row in reversed(rows) if row["best"]), rows[-1])
-    found = {"validation": best["validation"], "epochs": rows, "targets": notes}
+    found = {"validation": best["validation"], "epochs": rows, "targets": notes, "from": begun}
     found["vectors"] = None if fitted is None else fitted.facts
     found["user_vectors"] = None if fitted_users is None else fitted_users.facts
     return model, told(shape=shape.as_dict(), hashing=hashing, median_gap=median_gap(protocol), **found)
+
+
+def _shape(protocol: Protocol, fitted: Fitted | None, fitted_users: Fitted | None) -> Shape:
+    """What the model must know of the dataset and of pretrained vectors to be built."""
+    dataset, settings = protocol.dataset, protocol.settings
+    shape = Shape.of(dataset, settings.model.attributes, settings.model.context)
+    if settings.model.name == "ranker" and settings.data.histories:
+        shape = replace(shape, histories=histories_of(settings.data.histories, dataset.behaviours))
+    widths = [0 if one is None else one.rows.shape[1] for one in (fitted, fitted_users)]
+    return replace(shape, vectors=widths[0], user_vectors=widths[1])
 
 
 def user_counts(protocol: Protocol) -> npt.NDArray[np.int64]:

@@ -29,14 +29,23 @@ class Fitted:
     knowledge: Knowledge
 
     @classmethod
-    def of(cls, knowledge: Knowledge, counts: npt.NDArray[np.int64], settings: ModelSettings) -> Fitted:
+    def of(
+        cls,
+        knowledge: Knowledge,
+        counts: npt.NDArray[np.int64],
+        settings: ModelSettings,
+        geometry: Geometry | None = None,
+    ) -> Fitted:
         """Centre vectors and weigh their spectrum, as fitted on items with training events, `counts` (n_items + 1,).
 
-        Users in place of items where these are vectors of users.
+        Users in place of items where these are vectors of users. With `geometry`, nothing is fitted: it is that of the
+        run that training starts from, whose weights read no other.
 
         Raises:
             InputError: fewer than two of these items have a vector.
         """
+        if geometry is not None:
+            return cls._by(knowledge, geometry)
         trained = knowledge.known & (counts > 0)
         if trained.sum() < 2:
             raise InputError(
@@ -48,7 +57,11 @@ class Fitted:
         # a table starts at the scale of other tables; an adapter reads values of about one
         scale = first_scale(settings) * (values / settings.width) ** 0.5 if width else values**0.5
         geometry = Geometry.fit(knowledge.rows[trained], width, softness=settings.softness, norm=scale)
-        rows = np.zeros((len(knowledge.rows), values), np.float32)
+        return cls._by(knowledge, geometry)
+
+    @classmethod
+    def _by(cls, knowledge: Knowledge, geometry: Geometry) -> Fitted:
+        rows = np.zeros((len(knowledge.rows), geometry.width), np.float32)
         rows[knowledge.known] = geometry.apply(knowledge.rows[knowledge.known])
         return cls(rows, knowledge.known, geometry, knowledge)
 

@@ -1,0 +1,267 @@
+"""Where a training begins when it does not begin from chance: with the weights of an earlier run.
+
+Two uses, one mechanism. The log of a shop has grown: rows of items, users, behaviours, context values and attribute
+values that the run knows are found by raw id and copied, new ones start as they would in any training. Or the log is
+that of another shop: with `model.transfer=frozen` there are no ids of items, so nothing of them is joined; an item is
+what its pretrained vector says through the geometry and the adapter of the run. All that belongs to no id is copied
+either way. The state of the optimiser is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from regard.config import Settings
+from regard.data.geometry import Geometry
+from regard.data.knowledge import Knowledge
+from regard.data.shape import Shape
+from regard.data.store import Dataset
+from regard.errors import InputError, SettingsError
+from regard.model.baseline import BASELINES
+from regard.model.models import Learned
+from regard.recommend.additions import VectorMaker
+from regard.recommend.run import WEIGHTS, Run
+from regard.training.joined import FLAGS, Join, joins_of, kind_of, rescale
+from regard.training.protocol import Protocol
+
+_FREE = ("dropout", "negatives", "id_dropout", "vector_scale")  # of the model's settings: what no weight depends on
+_SHAPING = ("labels", "history", "histories")  # of the data's settings: they say what the model reads and learns
+_REDRAWN = ("random", "users")  # splits that draw anew what is held back when a log has grown
+_FEW = 10  # titles that say nothing of whether two catalogues are of one shop
+
+
+@dataclass(frozen=True)
+class Start:
+    """The run that a training goes on from."""
+
+    run: Run
+
+    @classmethod
+    def of(cls, run: Run | str | Path) -> Start:
+        """Open the run, or say why nothing can start from it."""
+        run = run if isinstance(run, Run) else Run.open(run)
+        if (name := run.manifest["model"]) in BASELINES:
+            raise InputError(f"--from expects a run with learned weights; {run.path} is {name}, which counts")
+        return cls(run)
+
+    @property
+    def fingerprint(self) -> str:
+        """What tells its weights from others."""
+        return str(self.run.manifest["files"][WEIGHTS]["sha256"])
+
+    def settings(self, told: Settings) -> Settings:
+        """What was told, and the run's own where nothing was: of the model, and of what it reads and learns.
+
+        Raises:
+            SettingsError: something else was told that the weights of the run do not fit.
+        """
+        own, body = self.run.settings.model_dump(), told.model_dump(exclude_unset=True)
+        model = {**own["model"], **body.get("model", {})}
+        data = {**{name: own["data"][name] for name in _SHAPING}, **body.get("data", {})}
+        found = Settings.of({**body, "model": model, "data": data})
+        placeless = found.model.positions in ("rotary", "none", "relative")
+        free = (*_FREE, "window") if placeless else _FREE
+        before, after = _plain(self.run.settings), _plain(found)
+        for name in before:
+            section, _, key = name.partition(".")
+            if before[name] != after[name] and not (section == "model" and key in free):
+                raise SettingsError(
+                    f"--from {self.run.path}: {name} is {_said(before[name])} there and {_said(after[name])} here, and "
+                    "its weights fit no other; leave that setting out, or train without --from"
+                )
+        return found
+
+    def geometry(self, whose: str) -> Geometry | None:
+        """What the run made of pretrained vectors of its `items` or `users`."""
+        maker = VectorMaker.open(self.run.path, whose)
+        return None if maker is None else maker.geometry
+
+    def knowledge(self, dataset: Dataset, given: Any, whose: str, **options: Any) -> Knowledge | None:
+        """Pretrained vectors of a dataset, made as those of the run were; None where it has none.
+
+        Args:
+            dataset: whose items, or users, these are.
+            given: a `Knowledge`; where to read; None = where the run read its own.
+            whose: `items` or `users`.
+            options: as in `VectorRecipe.read`.
+
+        Raises:
+            InputError: the run has no vectors and some are given, or they are of another length.
+        """
+        maker, flag = VectorMaker.open(self.run.path, whose), "--vectors" if whose == "items" else "--user-vectors"
+        if maker is None:
+            if given is None:
+                return None
+            raise InputError(
+                f"--from {self.run.path} was trained without pretrained vectors of {whose}, so its weights read none; "
+                f"leave out {flag}, or train without --from"
+            )
+        if not isinstance(given, Knowledge):
+            if given is None and maker.recipe.source is None:
+                raise InputError(
+                    f"--from {self.run.path}: its vectors of {whose} were handed over in memory; say with {flag} where "
+                    "those of this dataset are"
+                )
+            given = Knowledge.like(dataset, maker.recipe, given, whose=whose, **options)
+        assert isinstance(given, Knowledge)
+        if given.width != len(maker.geometry.mean):
+            raise InputError(
+                f"--from {self.run.path}: its vectors of {whose} have {len(maker.geometry.mean)} values, and those of "
+                f"{given.facts['report']['source']} have {given.width}; expected vectors of the same kind"
+            )
+        return given
+
+    def hand_to(self, model: Learned, shape: Shape, protocol: Protocol) -> dict[str, Any]:
+        """Copy into a model that is ready to be trained what the run knows; say what was copied, and what was not.
+
+        Raises:
+            SettingsError: weights of the run do not fit the model.
+            InputError: the run has learned from what is held back here, or its ids are those of another shop.
+        """
+        _check_forms(self.run, shape)
+        table = model.item_embedding
+        mine, theirs = model.state_dict(), self.run.stage().state_dict()
+        named = hasattr(model, "item_bias") or table.item is not None  # else nothing belongs to the id of an item
+        joins = joins_of(self.run, protocol.dataset, model)
+        kinds = {name: kind_of(name, model) for name in {**mine, **theirs}}
+        used = {kind for name, kind in kinds.items() if name in mine and kind in joins and (kind != "items" or named)}
+        self._check_cut(protocol, any(joins[kind].copied for kind in used & {"items", "users"}))
+        if "items" in used and table.item is not None and table.hashes is None:
+            _check_titles(self.run, protocol.dataset, joins["items"])
+        rescale(model, self.run, protocol.dataset)
+        plain = [name for name, kind in kinds.items() if kind == "plain"]
+        for name in plain:
+            _check_weight(self.run, name, mine.get(name), theirs.get(name))
+            mine[name].copy_(theirs[name])
+        for name, kind in kinds.items():
+            if name in mine and name in theirs and kind in used and name not in FLAGS:
+                joins[kind].rows(mine[name], theirs[name])
+        self._flags(model, joins, theirs, named, protocol.settings.train.zero_shot)
+        found: dict[str, Any] = {"run": str(self.run.path.resolve()), "fingerprint": self.fingerprint}
+        return {**found, "weights": len(plain), "rows": {kind: joins[kind].counts for kind in sorted(used)}}
+
+    def _flags(
+        self, model: Learned, joins: Mapping[str, Join], theirs: Mapping[str, Tensor], named: bool, zero_shot: bool
+    ) -> None:
+        """Say whom the model knows: those that the run knew too, and without training nobody else but by a vector."""
+        told = model.item_embedding.told
+        for name in ("known", "trained", "met"):
+            flag = getattr(model, name, None)
+            if flag is None:
+                continue
+            before = torch.zeros_like(flag)
+            if named or name == "met":
+                joins["users" if name == "met" else "items"].rows(before, theirs[name])
+            if zero_shot:
+                flag.copy_(before | told if name == "known" and told is not None else before)
+            elif name != "trained":
+                flag.logical_or_(before)
+        if zero_shot:
+            for who, table in (("items", model.item_embedding), ("users", getattr(model, "user", None))):
+                gate = getattr(getattr(table, "pretrained", None), "gate", None)
+                if gate is not None:  # of whom the run has no events, the vector counts in full
+                    gate.fill_(1.0)
+                    key = "item_embedding" if who == "items" else "user"
+                    joins[who].rows(gate, theirs[f"{key}.pretrained.gate"])
+
+    def _check_cut(self, protocol: Protocol, joined: bool) -> None:
+        """Refuse to measure on events that the run may have learned from."""
+        split, before = protocol.split, self.run.manifest["split"]["rule"]
+        same = self.run.manifest["dataset"]["fingerprint"] == protocol.dataset.fingerprint
+        if split.rule == "none" or not (joined or same):
+            return
+        behaviours = self.run.settings.data.target_behaviours, protocol.settings.data.target_behaviours
+        redrawn = not same and split.rule.partition(":")[0] in _REDRAWN
+        if before != split.rule or behaviours[0] != behaviours[1] or redrawn:
+            cuts = [
+                rule + (f" of {', '.join(who)}" if who else "")
+                for rule, who in zip((before, split.rule), behaviours, strict=True)
+            ]
+            why = "which is drawn anew for another log" if redrawn and cuts[0] == cuts[1] else f"here it is {cuts[1]}"
+            raise InputError(
+                f"--from {self.run.path} was trained under split {cuts[0]}, and {why}: it may have learned from what "
+                "is held back; use the same --split (time:Q, last-days:N or leave-one-out for a grown log), or none"
+            )
+
+
+def _check_forms(run: Run, shape: Shape) -> None:
+    """Refuse attributes that are of another kind, or longer, than those of the run."""
+    before = Shape(**run.manifest["shape"]).attributes
+    for name, form in shape.attributes.items():
+        sizes = [one._replace(size=0) if one.kind == "category" else one for one in (before[name], form)]
+        if sizes[0] != sizes[1]:
+            said = [f"a {one.kind}" + f" of {one.size} numbers" * (one.kind == "vector") for one in sizes]
+            raise SettingsError(
+                f"--from {run.path}: item attribute {name} is {said[0]} there and {said[1]} here; prepare the dataset "
+                "with the same column, or train without --from"
+            )
+
+
+def _check_weight(run: Run, name: str, mine: Tensor | None, theirs: Tensor | None) -> None:
+    """Refuse what the settings have not explained: a weight of another shape, or on one side only."""
+    if mine is None or theirs is None or mine.shape != theirs.shape:
+        said = [str(tuple(one.shape)) if one is not None else "absent" for one in (theirs, mine)]
+        raise SettingsError(
+            f"--from {run.path}: the weight {name} is {said[0]} there and {said[1]} here; train without --from"
+        )
+
+
+def _check_titles(run: Run, dataset: Dataset, items: Join) -> None:
+    """Refuse ids that mean other things here: numbers that two shops count their items by."""
+    table = dataset.item_table
+    if table is None or "title" not in table.column_names:
+        return
+    here = dict(zip(table["id"].to_pylist(), table["title"].to_pylist(), strict=True))
+    shared = items.places[1:] > 0
+    names = dataset.items.ids(np.flatnonzero(shared.numpy()) + 1)
+    before = run.titles.take(pa.array(items.places[1:][shared].numpy() - 1)).to_pylist()
+    pairs = [(here.get(name), title) for name, title in zip(names, before, strict=True)]
+    both = [one == other for one, other in pairs if one is not None and other is not None]
+    if len(both) >= _FEW and sum(both) < len(both) / 2:
+        raise InputError(
+            f"--from {run.path}: {len(both) - sum(both):,} of {len(both):,} items with an id that it knows have "
+            "another title here, so these are ids of another shop; only model.transfer=frozen goes from one to another"
+        )
+
+
+def check_start(start: Start | None, settings: Settings, out: Path) -> None:
+    """Refuse no training without a start, and a start that would be replaced by what it starts."""
+    if start is None:
+        if settings.train.zero_shot:
+            raise SettingsError("train.zero_shot (--zero-shot) measures the run given by --from RUN; it needs one")
+        return
+    if start.run.path.resolve() == out.resolve():
+        raise InputError(f"--from and --out are both {out}; write the new run to another folder")
+
+
+def start_line(report: Mapping[str, Any]) -> str:
+    """Say in a line what `Start.hand_to` reports."""
+    parts = [
+        f"{kind}: {counts['copied']:,} copied, {counts['new']:,} new, {counts['left_out']:,} left out"
+        for kind, counts in report["rows"].items()
+    ]
+    return "; ".join([f"starts from {report['run']}, {report['weights']} weights without ids copied", *parts])
+
+
+def _plain(settings: Settings) -> dict[str, Any]:
+    """What weights depend on, with defaults by their own names."""
+    found = {f"model.{name}": value for name, value in settings.model.model_dump().items()}
+    found["model.transfer"] = found["model.transfer"].replace("auto", "gate")
+    labels = settings.data.labels.strip()
+    return {
+        **found,
+        "data.histories": settings.data.histories,
+        "data.labels": labels if labels == "value" else "binary",
+    }
+
+
+def _said(value: Any) -> str:
+    return (", ".join(map(str, value)) or "nothing") if isinstance(value, tuple) else str(value).lower()

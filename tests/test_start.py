@@ -1,0 +1,273 @@
+"""Training that begins with the weights of a run: on a grown log by raw ids, in another shop by what items say."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from regard import pipeline
+from regard.cli import app
+from regard.config import Settings
+from regard.data.events import EventLog
+from regard.data.store import Dataset
+from regard.errors import RegardError
+from regard.recommend.recommender import Recommender
+from regard.recommend.run import Run
+
+CLUBS = ("tea", "ale")
+
+
+def shop(name: str, users: int = 60, each: int = 8, seed: int = 0) -> tuple[Dataset, dict[str, list[float]]]:
+    """Two clubs that never meet, in a shop of its own ids; vectors say the club of an item, whatever the shop."""
+    rng = np.random.default_rng(seed)
+    names = {club: [f"{name} {club} {at}" for at in range(12)] for club in CLUBS}
+    rows = [
+        (f"{name}{club}{user}", item)
+        for club in CLUBS
+        for user in range(users)
+        for item in rng.permutation(names[club])[:each]
+    ]
+    items = [item for club in CLUBS for item in rng.permutation(names[club]).tolist()]
+    side = {"tea": [3.0, 0.0, 0.0, 0.0], "ale": [0.0, 3.0, 0.0, 0.0]}
+    vectors = {item: (np.array(side[item.split()[1]]) + rng.normal(0, 0.3, 4)).tolist() for item in items}
+    return built(rows, items), vectors
+
+
+def built(rows: list[tuple[str, str]], items: list[str], path: Path | None = None, **columns: Any) -> Dataset:
+    log = pa.table({"user": [row[0] for row in rows], "item": [row[1] for row in rows], "time": list(range(len(rows)))})
+    table = pa.table({"id": items, "title": items, **columns})
+    return Dataset.build(EventLog.read(log, time_kind="order"), path, table)
+
+
+def small(**changes: Any) -> Settings:
+    told = {"model.name": "mean", "model.width": 16, "data.split": "leave-one-out", "train.epochs": 20}
+    told |= {"train.learning_rate": 0.02, "train.batch_tokens": 256, "train.threads": 1}
+    told |= {"train.precision": "float32", "train.validations": 1, "evaluate.bootstrap": 0, **changes}
+    return Settings().changed([f"{name}={value}" for name, value in told.items()])
+
+
+def on(**changes: Any) -> Settings:
+    """How to go on: nothing is said of the model."""
+    told = {"data.split": "leave-one-out", "train.threads": 1, "train.precision": "float32", "evaluate.bootstrap": 0}
+    told |= {"train.epochs": 1, **changes}
+    return Settings().changed([f"{name}={value}" for name, value in told.items()])
+
+
+def zero_shot() -> Settings:
+    return on(**{"train.zero_shot": "true"})
+
+
+def weights(run: Run) -> dict[str, torch.Tensor]:
+    return run.stage().state_dict()
+
+
+@pytest.mark.parametrize("name", ["mean", "self-attention", "gru"])
+def test_another_shop_is_understood_without_any_training(name: str, tmp_path: Path) -> None:
+    (here, mine), (there, others) = shop("a"), shop("b", users=8, seed=1)
+    model = {"model.name": name, "model.transfer": "frozen", "train.epochs": 8, "model.heads": 1, "model.blocks": 1}
+    first = pipeline.train(here, small(**model), tmp_path / "first", vectors=mine)
+    run = pipeline.train(there, zero_shot(), tmp_path / "zero", vectors=others, start=first)
+    assert run.settings.model == first.settings.model
+    assert [row["epoch"] for row in run.manifest["epochs"]] == [0]
+    recommender = Recommender(run.path, there)
+    for club in CLUBS:
+        found = recommender.recommend(history=[f"b {club} {at}" for at in range(4)], k=12, seen="keep").items
+        assert sum(one.item.split()[1] == club for one in found) >= 11, (club, found)
+    before, after = weights(first), weights(run)
+    learned = [key for key, _ in first.stage().named_parameters()]
+    assert all(torch.equal(before[key], after[key]) for key in learned)
+    # rows by hand: the geometry of the first shop, never that of the second
+    maker = pipeline.VectorMaker.open(first.path)
+    assert maker is not None
+    rows = maker.geometry.apply(np.array([others[item] for item in there.items.ids(np.arange(1, 25))], np.float32))
+    np.testing.assert_allclose(after["item_embedding.pretrained.rows"][1:], rows, atol=1e-6)
+    assert run.manifest["from"]["rows"] == {}
+
+
+def test_zero_shot_is_far_above_chance_and_is_a_run_like_any_other(tmp_path: Path) -> None:
+    (here, mine), (there, others) = shop("a"), shop("b", users=30, seed=1)
+    pipeline.train(here, small(**{"model.transfer": "frozen"}), tmp_path / "first", vectors=mine)
+    run = pipeline.train(there, zero_shot(), tmp_path / "zero", vectors=others, start=tmp_path / "first")
+    measured = pipeline.evaluate(run, data=there, baselines="none", on="validation").result.value("hit_rate@10")
+    assert measured == pytest.approx(run.manifest["validation"]["hit_rate@10"])
+    # of a club of twelve a history leaves five or six: ten places hold them all, of 24 items by chance about half
+    assert measured is not None
+    assert measured > 0.9
+    new = pa.table({"id": ["c tea", "c ale"], "title": ["c tea", "c ale"]})
+    report = pipeline.add_items(run, new, {"c tea": [3.0, 0, 0, 0], "c ale": [0, 3.0, 0, 0]})
+    assert (report["added"], report["without_vector"]) == (2, 0)
+    found = [one.item for one in Recommender(run.path, there).recommend(history=["b ale 1"], k=26, seen="keep").items]
+    assert found.index("c ale") < found.index("c tea")
+
+
+ROWS = [(f"u{user}", f"i{item}") for user in range(12) for item in (user % 5, (user + 1) % 5, (user + 2) % 5, user % 3)]
+GROWN = [("new user", f"i{item}") for item in (4, 5, 6, 0)] + ROWS[::-1] + [("u3", "i5"), ("u3", "i6")]
+FORMS = {
+    "self-attention": {"model.heads": 1, "model.blocks": 1},
+    "ranker": {"model.name": "ranker", "model.user_ids": "true"},
+    "matrix-factorization": {"model.name": "matrix-factorization"},
+}
+
+
+def logs() -> tuple[Dataset, Dataset, dict[str, list[float]]]:
+    """A log, and the same one grown, with its users, items, colours and sizes in another order."""
+    sizes = {f"i{at}": float(at * at) + 0.5 for at in range(7)}
+    colours = {f"i{at}": ("red", "blue", "green")[at % 3] for at in range(6)} | {"i6": "black"}
+    old, new = [f"i{at}" for at in range(5)], [f"i{at}" for at in (6, 4, 2, 0, 5, 3, 1)]
+    columns = [{"colour": [colours[one] for one in ids], "size": [sizes[one] for one in ids]} for ids in (old, new)]
+    rng = np.random.default_rng(3)
+    return (
+        built(ROWS, old, **columns[0]),
+        built(GROWN, new, **columns[1]),
+        {one: rng.normal(size=4).tolist() for one in new},
+    )
+
+
+@pytest.mark.parametrize("transfer", [None, "init", "frozen", "fuse", "gate"])
+@pytest.mark.parametrize("form", list(FORMS))
+def test_a_grown_log_keeps_rows_by_id_whatever_the_order(form: str, transfer: str | None, tmp_path: Path) -> None:
+    old, new, vectors = logs()
+    told = {"model.name": form, "train.epochs": 2, "model.attributes": ["colour", "size"], **FORMS[form]}
+    told |= {} if transfer is None else {"model.transfer": transfer}
+    known = {} if transfer is None else {"vectors": vectors}
+    first = pipeline.train(old, small(**told), tmp_path / "first", **known)
+    run = pipeline.train(new, zero_shot(), tmp_path / "grown", start=first, **known)
+    before, after = weights(first), weights(run)
+    assert old.items.array.to_pylist()[:5] != new.items.array.to_pylist()[:5]
+    tables = {"item_embedding.item": "items", "item_bias": "items", "user.item": "users", "user_bias": "users"}
+    for name, kind in tables.items():
+        if name not in before:
+            continue
+        mine, theirs = getattr(new, kind), getattr(old, kind)
+        for at, key in enumerate(mine.array.to_pylist(), 1):
+            place = theirs.array.to_pylist().index(key) + 1 if key in theirs.array.to_pylist() else None
+            if place is not None:
+                assert torch.equal(after[name][at], before[name][place]), (name, key)
+    colours = {name: run_.manifest["attributes"]["colour"]["values"] for name, run_ in (("b", first), ("a", run))}
+    for value in colours["b"]:
+        rows = [
+            state["item_embedding.values.0"][colours[side].index(value) + 1]
+            for state, side in ((before, "b"), (after, "a"))
+        ]
+        assert torch.equal(*rows)
+    # what the model makes of everything known is the same, attributes and vectors included
+    places = [new.items.index([f"i{at}"])[0] for at in range(5)], [old.items.index([f"i{at}"])[0] for at in range(5)]
+    tables_ = [one.stage().table.detach() for one in (run, first)]  # type: ignore[union-attr]
+    torch.testing.assert_close(tables_[0][places[0]], tables_[1][places[1]], atol=1e-5, rtol=1e-5)
+    if transfer != "frozen":
+        assert run.manifest["from"]["rows"].get("items") == {"copied": 5, "new": 2, "left_out": 0}
+    if form != "self-attention":
+        assert run.manifest["from"]["rows"]["users"] == {"copied": 12, "new": 1, "left_out": 0}
+    assert run.manifest["from"]["rows"]["attribute colour"] == {"copied": 3, "new": 1, "left_out": 0}
+    assert run.manifest["from"]["fingerprint"] == first.manifest["files"]["weights.safetensors"]["sha256"]
+
+
+@pytest.mark.parametrize("form", list(FORMS))
+def test_training_goes_on_and_is_the_same_when_resumed(
+    form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new, _ = logs()
+    first = pipeline.train(old, small(**{"train.epochs": 2, **FORMS[form], "model.name": form}), tmp_path / "first")
+    settings = on(**{"train.epochs": 4, "train.batch_tokens": 16})
+    whole = pipeline.train(new, settings, tmp_path / "whole", start=first)
+    chance = pipeline.train(
+        new,
+        settings.changed([f'model.name="{form}"', *[f"{k}={v}" for k, v in FORMS[form].items()], "model.width=16"]),
+        tmp_path / "chance",
+    )
+    assert any(not torch.equal(weights(whole)[key], value) for key, value in weights(chance).items())
+    from regard.train import loop
+
+    monkeypatch.setattr(loop, "_EPOCH_SECONDS", 0.0)
+    save, done = loop.checkpoint.save, [0]
+
+    def killed(*args: Any, **kwargs: Any) -> None:
+        save(*args, **kwargs)
+        done[0] += 1
+        if done[0] == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop.checkpoint, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.train(new, settings, tmp_path / "cut", start=first)
+    with pytest.raises(RegardError, match="other from"):
+        pipeline.train(new, whole.settings, tmp_path / "cut", resume=True)
+    run = pipeline.train(new, settings, tmp_path / "cut", start=first, resume=True)
+    assert all(torch.equal(value, weights(run)[key]) for key, value in weights(whole).items())
+
+
+def test_the_command_takes_model_and_vectors_from_the_run(tmp_path: Path) -> None:
+    (tmp_path / "words.txt").write_text("tea 3 0 0 1\nale 0 3 1 0\na 1 1 0 0\nb 1 1 1 0\n")
+    for name in ("a", "b"):
+        dataset, _ = shop(name, users=12)
+        users = dataset.users.ids(np.repeat(np.arange(dataset.n_users + 1), np.diff(dataset.offsets)))
+        rows = list(zip(users, dataset.items.ids(dataset.item), strict=True))
+        built(rows, dataset.items.array.to_pylist(), tmp_path / name)
+    train = ["train", str(tmp_path / "a"), "--model", "mean", "--out", str(tmp_path / "first")]
+    train += ["--vectors", str(tmp_path / "words.txt"), "--json"]
+    train += [
+        word
+        for one in ("model.width=8", "model.transfer=frozen", "train.epochs=2", "data.split=leave-one-out")
+        for word in ("--set", one)
+    ]
+    assert CliRunner().invoke(app, train).exit_code == 0
+    further = ["train", str(tmp_path / "b"), "--from", str(tmp_path / "first"), "--split", "leave-one-out"]
+    zero = CliRunner().invoke(app, [*further, "--zero-shot", "--out", str(tmp_path / "zero")])
+    assert zero.exit_code == 0, zero.output
+    assert "starts from" in zero.output
+    told = json.loads((tmp_path / "zero" / "manifest.json").read_text())
+    assert told["vectors"]["by"] == "words"
+    assert told["settings"]["model"]["width"] == 8
+    first = json.loads((tmp_path / "first" / "vectors.json").read_text())
+    assert json.loads((tmp_path / "zero" / "vectors.json").read_text()) == first
+    bad = CliRunner().invoke(app, [*further, "--model", "gru", "--out", str(tmp_path / "bad")])
+    assert "model.name is mean there and gru here" in str(bad.exception)
+    measured = CliRunner().invoke(app, ["evaluate", str(tmp_path / "zero"), "--json"])
+    assert measured.exit_code == 0, measured.output
+
+
+def test_mistakes_have_one_clear_line(tmp_path: Path) -> None:
+    old, new, vectors = logs()
+    first = pipeline.train(old, small(**{"train.epochs": 1, "model.attributes": ["size"]}), tmp_path / "first")
+    known = pipeline.train(old, small(**{"train.epochs": 1}), tmp_path / "known", vectors=vectors)
+    popular = pipeline.train(old, small(**{"model.name": "popular"}), tmp_path / "popular")
+
+    def line(settings: Settings, start: Any, dataset: Dataset = new, out: str = "out", **known: Any) -> str:
+        with pytest.raises(RegardError) as found:
+            pipeline.train(dataset, settings, tmp_path / out, start=start, **known)
+        assert "\n" not in str(found.value)
+        return str(found.value)
+
+    assert "model.width is 16 there and 8 here" in line(on(**{"model.width": 8}), first)
+    assert "model.name is mean there and gru here" in line(on(**{"model.name": "gru"}), first)
+    assert "model.attributes is size there and colour here" in line(on(**{"model.attributes": "['colour']"}), first)
+    assert "popular, which counts" in line(on(), popular)
+    assert "trained without pretrained vectors" in line(on(), first, vectors=vectors)
+    assert "handed over in memory; say with --vectors" in line(on(), known)
+    assert "have 4 values, and those of" in line(on(), known, vectors={key: [1.0, 2.0] for key in vectors})
+    assert "split leave-one-out, and here it is random:0.8,0.1,0.1" in line(
+        on(**{"data.split": "'random:0.8,0.1,0.1'"}), first
+    )
+    assert "--from and --out are both" in line(on(), first, out="first")
+    assert "needs one" in line(zero_shot(), None)
+    words = built(GROWN, [f"i{at}" for at in range(7)], size=list("abcdefg"))
+    assert "item attribute size is a number there and a category here" in line(on(), first, words)
+    many = [(f"u{user}", f"{item}") for user in range(20) for item in range(user % 3, 12)]
+    one = built(many, [str(at) for at in range(12)], tmp_path / "one")
+    table = pa.table({"id": [str(at) for at in range(12)], "title": [f"other {at}" for at in range(12)]})
+    other = Dataset.build(EventLog.read(_table(many), time_kind="order"), None, table)
+    begun = pipeline.train(one, small(**{"train.epochs": 1}), tmp_path / "numbers")
+    assert "12 of 12 items with an id that it knows have another title" in line(on(), begun, other)
+
+
+def _table(rows: list[tuple[str, str]]) -> pa.Table:
+    return pa.table(
+        {"user": [row[0] for row in rows], "item": [row[1] for row in rows], "time": list(range(len(rows)))}
+    )
