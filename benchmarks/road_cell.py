@@ -45,9 +45,10 @@ def measure(task: dict[str, Any]) -> dict[str, Any]:
     settings = Settings.of(task["settings"])
     resumed = (Path(task["run"]) / PROGRESS).is_dir()
     console = Console(stderr=True) if sys.stderr.isatty() else None
+    known = {name: task[name] for name in ("vectors", "start") if task.get(name)}
     began = time.perf_counter()
     try:
-        run = pipeline.train(task["dataset"], settings, task["run"], resume=True, console=console)
+        run = pipeline.train(task["dataset"], settings, task["run"], resume=True, console=console, **known)
         seconds = round(time.perf_counter() - began, 2)
         result = pipeline.evaluate(run, baselines="none").result
     except (ProtocolError, DivergenceError) as error:
@@ -98,7 +99,8 @@ def main() -> None:
     task = json.loads(sys.argv[1])
     found = prepare(task) if task["do"] == "prepare" else measure(task)
     around = {"machine": machine(Settings.of(task.get("settings", {}))), "peak_gb": round(peak_gb(), 2)}
-    told = {name: value for name, value in task.items() if name not in ("dataset", "run", "out", "recipe_file")}
+    places = ("dataset", "run", "out", "recipe_file", "start")
+    told = {name: value for name, value in task.items() if name not in places}
     write_json(task["out"], {**told, **found, **around})
 
 

@@ -16,6 +16,8 @@ from regard import pipeline
 from regard.cli import app
 from regard.config import Settings
 from regard.data.events import EventLog
+from regard.data.knowledge import Knowledge
+from regard.data.sources import Columns
 from regard.data.store import Dataset
 from regard.errors import RegardError
 from regard.recommend.recommender import Recommender
@@ -167,6 +169,55 @@ def test_a_grown_log_keeps_rows_by_id_whatever_the_order(form: str, transfer: st
         assert run.manifest["from"]["rows"]["users"] == {"copied": 12, "new": 1, "left_out": 0}
     assert run.manifest["from"]["rows"]["attribute colour"] == {"copied": 3, "new": 1, "left_out": 0}
     assert run.manifest["from"]["fingerprint"] == first.manifest["files"]["weights.safetensors"]["sha256"]
+
+
+def described(rows: list[tuple[str, str]], behaviours: list[str], devices: list[str]) -> Dataset:
+    log = _table(rows)
+    log = log.append_column("what", pa.array([behaviours[at % len(behaviours)] for at in range(len(rows))]))
+    log = log.append_column("device", pa.array([devices[at % len(devices)] for at in range(len(rows))]))
+    columns = Columns("user", "item", "time", behaviour="what", context=("device",))
+    return Dataset.build(EventLog.read(log, columns, time_kind="order"), None)
+
+
+@pytest.mark.parametrize("form", ["self-attention", "ranker"])
+def test_behaviours_and_context_are_found_by_name_and_hashed_rows_stay(form: str, tmp_path: Path) -> None:
+    old = described(ROWS, ["view", "buy"], ["phone", "desk"])
+    new = described(GROWN, ["buy", "cart", "view"], ["tv", "desk", "phone"])
+    told = {"model.name": form, "train.epochs": 2, "model.context": ["device"], "model.heads": 1}
+    hashed = {"model.hash_rows": 4} if form == "self-attention" else {}
+    first = pipeline.train(old, small(**told, **hashed), tmp_path / "first")
+    run = pipeline.train(new, zero_shot(), tmp_path / "grown", start=first)
+    before, after = weights(first), weights(run)
+    context = "request.tables.0" if form == "self-attention" else "asked.0"
+    there = first.context["device"].array.to_pylist(), old.behaviours
+    here = run.context["device"].array.to_pylist(), new.behaviours
+    assert (there[0] != here[0][:2]) or (there[1] != here[1][:2])
+    for value in ("phone", "desk"):
+        assert torch.equal(after[context][here[0].index(value) + 1], before[context][there[0].index(value) + 1])
+    for value in ("view", "buy"):
+        rows = [s["embedding.behaviour"][n.index(value) + 1] for s, n in ((after, here[1]), (before, there[1]))]
+        assert torch.equal(*rows)
+    assert run.manifest["from"]["rows"]["behaviours"] == {"copied": 2, "new": 1, "left_out": 0}
+    assert run.manifest["from"]["rows"]["context device"] == {"copied": 2, "new": 1, "left_out": 0}
+    if hashed:
+        assert torch.equal(after["item_embedding.item"], before["item_embedding.item"])
+        assert after["known"][1:].tolist() == [
+            name in old.items.array.to_pylist() for name in new.items.array.to_pylist()
+        ]
+
+
+def test_users_have_vectors_through_the_geometry_of_the_run(tmp_path: Path) -> None:
+    old, new, _ = logs()
+    rng = np.random.default_rng(5)
+    people = {name: rng.normal(size=3).tolist() for name in new.users.array.to_pylist()}
+    told = {"model.name": "matrix-factorization", "train.epochs": 2, "model.transfer": "gate"}
+    known = [Knowledge.of_users(dataset, people) for dataset in (old, new)]
+    first = pipeline.train(old, small(**told), tmp_path / "first", user_vectors=known[0])
+    run = pipeline.train(new, zero_shot(), tmp_path / "grown", start=first, user_vectors=known[1])
+    here, there = new.users.index(["u3", "u7"]), old.users.index(["u3", "u7"])
+    tables = [one.stage().user() for one in (run, first)]  # type: ignore[union-attr, operator]
+    torch.testing.assert_close(tables[0][here], tables[1][there])
+    assert not weights(run)["met"][new.users.index(["new user"])[0]]
 
 
 @pytest.mark.parametrize("form", list(FORMS))

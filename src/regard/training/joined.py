@@ -39,17 +39,19 @@ class Join:
         """How many ids are known on both sides."""
         return int((self.places > 0).sum())
 
-    @property
-    def counts(self) -> dict[str, int]:
-        """What the manifest says."""
-        new = len(self.places) - 1 - self.copied
-        return {"copied": self.copied, "new": new, "left_out": self.before - self.copied}
+    def rows(self, mine: Tensor | None, theirs: Tensor | None) -> dict[str, int]:
+        """Copy rows (n + 1, …) of ids that the run has, and that of the unknown one; count them.
 
-    def rows(self, mine: Tensor, theirs: Tensor) -> None:
-        """Copy rows (n + 1, …) of ids that the run has, and that of the unknown one."""
+        None: there is no such table on that side.
+        """
+        if mine is None or theirs is None:
+            new = 0 if mine is None else len(self.places) - 1
+            return {"copied": 0, "new": new, "left_out": 0 if theirs is None else self.before}
         here = self.places > 0
         here[0] = True
         mine[here.to(mine.device)] = theirs[self.places[here]].to(mine)
+        new = len(self.places) - 1 - self.copied
+        return {"copied": self.copied, "new": new, "left_out": self.before - self.copied}
 
 
 def joins_of(run: Run, dataset: Dataset, model: Learned) -> dict[str, Join]:

@@ -132,21 +132,21 @@ class Start:
         named = hasattr(model, "item_bias") or table.item is not None  # else nothing belongs to the id of an item
         joins = joins_of(self.run, protocol.dataset, model)
         kinds = {name: kind_of(name, model) for name in {**mine, **theirs}}
-        used = {kind for name, kind in kinds.items() if name in mine and kind in joins and (kind != "items" or named)}
-        self._check_cut(protocol, any(joins[kind].copied for kind in used & {"items", "users"}))
-        if "items" in used and table.item is not None and table.hashes is None:
+        people = bool(getattr(model, "personal", False) and joins["users"].copied)
+        self._check_cut(protocol, people or (named and joins["items"].copied > 0))
+        if table.item is not None and table.hashes is None:
             _check_titles(self.run, protocol.dataset, joins["items"])
         rescale(model, self.run, protocol.dataset)
-        plain = [name for name, kind in kinds.items() if kind == "plain"]
-        for name in plain:
-            _check_weight(self.run, name, mine.get(name), theirs.get(name))
-            mine[name].copy_(theirs[name])
+        rows, plain = {}, 0
         for name, kind in kinds.items():
-            if name in mine and name in theirs and kind in used and name not in FLAGS:
-                joins[kind].rows(mine[name], theirs[name])
+            here, there = mine.get(name), theirs.get(name)
+            if kind == "plain":
+                plain += _copied(self.run, name, here, there)
+            elif kind in joins and name not in FLAGS:
+                rows[kind] = joins[kind].rows(here, there)
         self._flags(model, joins, theirs, named, protocol.settings.train.zero_shot)
-        found: dict[str, Any] = {"run": str(self.run.path.resolve()), "fingerprint": self.fingerprint}
-        return {**found, "weights": len(plain), "rows": {kind: joins[kind].counts for kind in sorted(used)}}
+        told = {"run": str(self.run.path.resolve()), "fingerprint": self.fingerprint}
+        return {**told, "weights": plain, "rows": dict(sorted(rows.items()))}
 
     def _flags(
         self, model: Learned, joins: Mapping[str, Join], theirs: Mapping[str, Tensor], named: bool, zero_shot: bool
@@ -195,6 +195,8 @@ class Start:
 def _check_forms(run: Run, shape: Shape) -> None:
     """Refuse attributes that are of another kind, or longer, than those of the run."""
     before = Shape(**run.manifest["shape"]).attributes
+    if before and "attributes" not in run.manifest:
+        raise InputError(f"--from {run.path} was written before runs kept values of attributes; train it again")
     for name, form in shape.attributes.items():
         sizes = [one._replace(size=0) if one.kind == "category" else one for one in (before[name], form)]
         if sizes[0] != sizes[1]:
@@ -205,13 +207,15 @@ def _check_forms(run: Run, shape: Shape) -> None:
             )
 
 
-def _check_weight(run: Run, name: str, mine: Tensor | None, theirs: Tensor | None) -> None:
-    """Refuse what the settings have not explained: a weight of another shape, or on one side only."""
+def _copied(run: Run, name: str, mine: Tensor | None, theirs: Tensor | None) -> int:
+    """Copy a weight that belongs to no ids; refuse what the settings have not explained: another shape, or none."""
     if mine is None or theirs is None or mine.shape != theirs.shape:
         said = [str(tuple(one.shape)) if one is not None else "absent" for one in (theirs, mine)]
         raise SettingsError(
             f"--from {run.path}: the weight {name} is {said[0]} there and {said[1]} here; train without --from"
         )
+    mine.copy_(theirs)
+    return 1
 
 
 def _check_titles(run: Run, dataset: Dataset, items: Join) -> None:
