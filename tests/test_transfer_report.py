@@ -24,7 +24,7 @@ from regard.config import Settings
 from regard.data.batches import Histories
 from regard.data.events import EventLog
 from regard.data.store import Dataset
-from regard.errors import InputError, ProtocolError, SettingsError
+from regard.errors import InputError, ProtocolError, SettingsError, StorageError
 from regard.evaluate.metrics import BY_CASE
 from regard.training.protocol import Protocol
 from regard.transfer.chance import expected
@@ -241,6 +241,9 @@ def test_a_walk_that_was_killed_goes_on_where_it_was(
     one.unlink()
     transfer_report(dataset, small(), tmp_path / "out", **how)
     assert trainings[1:] == [one.stem]
+    one.with_suffix(".npz").write_bytes(b"")
+    with pytest.raises(StorageError, match=r"gate-0\.1.*npz is damaged"):
+        transfer_report(dataset, small(), tmp_path / "out", **how)
 
 
 def test_other_vectors_use_the_trainings_without_vectors_again(tmp_path: Path, trainings: list[str]) -> None:
@@ -368,6 +371,9 @@ def test_ways_are_asked_the_same(tmp_path: Path) -> None:
         (["a", "b", "--shares", "0.1"], "--shares is for --transfer"),
         (["a", "--transfer", "--vectors", "v"], "--transfer expects one dataset, --vectors SOURCE and --out FOLDER"),
         (["a", "--transfer", "--on", "test"], "--on is for runs"),
+        (["a", "--transfer", "--vectors", "v", "--out", "o", "--shares", "x"], "--shares expects numbers"),
+        (["a", "--transfer", "--vectors", "v", "--out", "o", "--seeds", "1.5"], "--seeds expects whole numbers"),
+        (["a", "--transfer", "--vectors", "v", "--out", "o", "--config-of", "gate"], "--config-of expects WAY=FILE"),
     ],
 )
 def test_the_command_explains_itself(words: list[str], said: str) -> None:

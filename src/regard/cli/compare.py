@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Console
 
 from regard.cli.options import Data, Json, ModelName, Quiet, Set, SplitRule, VectorSource, app, out, told
 from regard.errors import InputError
@@ -15,30 +16,35 @@ if TYPE_CHECKING:
     from regard.config import Settings
 
 
+Runs = Annotated[
+    list[Path], typer.Argument(help="two runs or more, the first being what others are compared with; or a DATASET")
+]
+Ids = Annotated[Path | None, typer.Option(help="whose rows these are, where the file does not say")]
+Trust = Annotated[bool, typer.Option("--trust", help="allow files of vectors that can run code when read")]
+ConfigsOf = Annotated[
+    list[str] | None,
+    typer.Option("--config-of", metavar="WAY=FILE", help="settings of id-only or of one mode; may be repeated"),
+]
+
+
 @app.command()
 def compare(
-    runs: Annotated[
-        list[Path],
-        typer.Argument(help="two runs or more, the first being what others are compared with; or a DATASET"),
-    ],
+    runs: Runs,
     on: Annotated[str | None, typer.Option(help="validation or test (the default)")] = None,
     data: Data = None,
     transfer: Annotated[bool, typer.Option("--transfer", help="measure what --vectors are worth on a DATASET")] = False,
-    folder: Annotated[Path | None, typer.Option("--out", help="with --transfer: where the report is kept")] = None,
+    out_folder: Annotated[Path | None, typer.Option("--out", help="with --transfer: where the report is kept")] = None,
     model: ModelName = None,
     vectors: VectorSource = None,
-    vector_ids: Annotated[Path | None, typer.Option(help="whose rows these are, where the file does not say")] = None,
-    trust: Annotated[bool, typer.Option("--trust", help="allow files of vectors that can run code when read")] = False,
+    vector_ids: Ids = None,
+    trust: Trust = False,
     split: SplitRule = None,
     shares: Annotated[str | None, typer.Option(help="shares of users whose events train (0.1,0.3,1)")] = None,
     seeds: Annotated[str | None, typer.Option(help="seeds of the trainings, such as 1,2,3 (1)")] = None,
     modes: Annotated[str | None, typer.Option(help="init,frozen,fuse,gate, or some of them")] = None,
     assignments: Set = None,
     config: Annotated[Path | None, typer.Option(help="file of settings, TOML or JSON; --set goes on top")] = None,
-    configs: Annotated[
-        list[str] | None,
-        typer.Option("--config-of", metavar="WAY=FILE", help="settings of id-only or of one mode; may be repeated"),
-    ] = None,
+    config_of: ConfigsOf = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -47,60 +53,77 @@ def compare(
     Examples: `regard compare runs/first runs/second`,
     `regard compare shop --transfer --vectors glove.6B.50d.txt --out transfer`
     """
-    own = {
-        "--out": folder,
-        "--model": model,
-        "--vectors": vectors,
-        "--vector-ids": vector_ids,
-        "--trust": trust,
-        "--split": split,
-        "--shares": shares,
-        "--seeds": seeds,
-        "--modes": modes,
-        "--set": assignments,
-        "--config": config,
-        "--config-of": configs,
-    }
+    walk = {"shares": shares, "seeds": seeds, "modes": modes}
     if not transfer:
+        own: dict[str, Any] = {
+            "out": out_folder,
+            "model": model,
+            "vectors": vectors,
+            "vector-ids": vector_ids,
+            "trust": trust,
+        }
+        own |= {"split": split, **walk, "set": assignments, "config": config, "config-of": config_of}
+        _refuse(own, "is for --transfer, which compares ways to use vectors and takes a dataset")
         from regard import pipeline, show
 
-        _refuse(own, "is for --transfer, which compares ways to use vectors and takes a dataset")
         show.comparison(pipeline.compare(runs, on=on or "test", data=data), out, as_json=as_json)
         return
-    from regard import pipeline
-    from regard.transfer.report import transfer_report
-    from regard.transfer.table import transfer as show_transfer
-
-    _refuse({"--on": on, "--data": data}, "is for runs; a transfer report is measured on test, and takes one dataset")
-    if len(runs) != 1 or folder is None or vectors is None:
+    _refuse({"on": on, "data": data}, "is for runs; a transfer report is measured on test, and takes one dataset")
+    if len(runs) != 1 or out_folder is None or vectors is None:
         raise InputError(
             f"--transfer expects one dataset, --vectors SOURCE and --out FOLDER; got {len(runs)} folders, --vectors "
-            f"{vectors or 'missing'}, --out {folder or 'missing'}"
+            f"{vectors or 'missing'}, --out {out_folder or 'missing'}"
         )
     changes = [f'{name}="{value}"' for name, value in (("model.name", model), ("data.split", split)) if value]
-    settings = _settings(config, configs or [], [*changes, *(assignments or [])])
-    knowledge = pipeline.knowledge(runs[0], vectors, ids=vector_ids, trust=trust)
-    for line in [] if quiet or as_json else knowledge.lines():
+    settings = _settings(config, config_of or [], [*changes, *(assignments or [])])
+    source = {"source": vectors, "ids": vector_ids, "trust": trust}
+    _transfer(runs[0], out_folder, settings, source, _walk(walk), None if quiet or as_json else told, as_json)
+
+
+def _transfer(
+    dataset: Path,
+    folder: Path,
+    settings: Mapping[str, Settings],
+    source: Mapping[str, Any],
+    walk: Mapping[str, Any],
+    shown: Console | None,
+    as_json: bool,
+) -> None:
+    """Read the vectors, say how much they cover, and make and show the report."""
+    from regard import pipeline
+    from regard.transfer.report import transfer_report
+    from regard.transfer.table import transfer
+
+    knowledge = pipeline.knowledge(dataset, **source)
+    for line in knowledge.lines() if shown else ():
         told.print(line, highlight=False, markup=False)
-    given: dict[str, Any] = {
-        "shares": None if shares is None else _numbers("--shares", shares, float),
-        "seeds": None if seeds is None else _numbers("--seeds", seeds, int),
-        "modes": None if modes is None else [one.strip() for one in modes.split(",")],
-    }
-    given = {name: value for name, value in given.items() if value is not None}
     try:
-        shown = None if quiet or as_json else told
-        found = transfer_report(runs[0], settings, folder, vectors=knowledge, console=shown, **given)
+        found = transfer_report(dataset, settings, folder, vectors=knowledge, console=shown, **walk)
     except KeyboardInterrupt:
         told.print("the same command goes on from where it was stopped")
         raise
-    show_transfer(found, out, as_json=as_json)
+    transfer(found, out, as_json=as_json)
 
 
-def _refuse(flags: dict[str, Any], why: str) -> None:
+def _walk(given: Mapping[str, str | None]) -> dict[str, Any]:
+    """Shares, seeds and modes as lists, where they were given."""
+    kinds: dict[str, type[Any]] = {"shares": float, "seeds": int, "modes": str}
+    found: dict[str, Any] = {}
+    for name, text in given.items():
+        if text is None:
+            continue
+        try:
+            found[name] = [kinds[name](one.strip()) for one in text.split(",")]
+        except ValueError:
+            what = "whole numbers" if name == "seeds" else "numbers"
+            raise InputError(f"--{name} expects {what} separated by commas; got {text!r}") from None
+    return found
+
+
+def _refuse(flags: Mapping[str, Any], why: str) -> None:
     for name, value in flags.items():
         if value:
-            raise InputError(f"{name} {why}; leave it out")
+            raise InputError(f"--{name} {why}; leave it out")
 
 
 def _settings(config: Path | None, configs: Sequence[str], changes: Sequence[str]) -> dict[str, Settings]:
@@ -114,11 +137,3 @@ def _settings(config: Path | None, configs: Sequence[str], changes: Sequence[str
             raise InputError(f"--config-of expects WAY=FILE, for example gate=tuned/best.toml; got {text!r}")
         found[way] = pipeline.settings_from(Path(file), changes)
     return found
-
-
-def _numbers(flag: str, text: str, kind: type[int] | type[float]) -> list[Any]:
-    try:
-        return [kind(one) for one in text.split(",")]
-    except ValueError:
-        what = "whole numbers" if kind is int else "numbers"
-        raise InputError(f"{flag} expects {what} separated by commas; got {text!r}") from None

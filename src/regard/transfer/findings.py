@@ -102,8 +102,8 @@ def _values(figures: Mapping[str, float | None], metric: str) -> str:
 
 def _signed(row: Row) -> str:
     """A difference, its share of the base, and its interval."""
-    share = "" if row["relative"] is None else f" = {100 * row['relative']:+.1f} %"
-    ends = "" if row["low"] is None else f", {row['low']:+.4f} to {row['high']:+.4f}"
+    share = "" if row["relative"] is None else f", {100 * row['relative']:+.1f} %"
+    ends = "" if row["low"] is None else f", interval {row['low']:+.4f} to {row['high']:+.4f}"
     return f"{row['difference']:+.4f}{share}{ends}"
 
 

@@ -14,7 +14,7 @@ from matplotlib.ticker import FixedLocator, NullLocator
 
 from regard.manifest import new_file
 from regard.transfer.findings import LOSS, MEANING, NOTHING, OTHER, UNSURE, percent
-from regard.transfer.ways import ID_ONLY, POPULAR, RANDOM, RAW, SHUFFLED, UNIFORM
+from regard.transfer.ways import ID_ONLY, POPULAR, RANDOM, RAW, REFERENCES, SHUFFLED, UNIFORM
 
 INK, QUIET = "#222222", "#767676"
 COLOURS = {  # Okabe and Ito (2008): told apart by colour-blind eyes too
@@ -31,8 +31,8 @@ COLOURS = {  # Okabe and Ito (2008): told apart by colour-blind eyes too
 }
 DASHES: dict[str, Any] = {SHUFFLED: (4, 2), RANDOM: (4, 2), RAW: (1, 1.5), POPULAR: (6, 1.5, 1, 1.5), UNIFORM: (1, 3)}
 TITLES = {
-    MEANING: "{best} gains {most} over id-only, from meaning",
-    OTHER: "{best} gains {most} over id-only, but not from meaning",
+    MEANING: "{best} gains over id-only, from meaning: {most}",
+    OTHER: "{best} gains over id-only, but not from meaning: {most}",
     NOTHING: "Nothing is gained: {best} and id-only cannot be told apart",
     LOSS: "Nothing is gained: {best} is behind id-only",
     UNSURE: "Quality by share of users that trains (no intervals)",
@@ -50,7 +50,7 @@ def draw(body: Mapping[str, Any], path: Path) -> None:
     """Write the picture of a report's body as PNG, whole or not at all."""
     figure = Figure(figsize=(9.6, 5.6), dpi=150, facecolor="white")
     FigureCanvasAgg(figure)
-    axes = figure.add_axes((0.085, 0.13, 0.685, 0.70))
+    axes = figure.add_axes((0.085, 0.125, 0.685, 0.69))
     shares = [float(share) for share in body["at"]]
     ends = {way: _line(axes, way, shares, body) for way in reversed(list(_ways(body)))}
     _scales(axes, shares)
@@ -68,27 +68,29 @@ def _line(axes: Axes, way: str, shares: Sequence[float], body: Mapping[str, Any]
     """Draw a way with the interval as a band; return where it ends."""
     numbers = [at["ways"][way]["metrics"][body["metric"]] for at in body["at"].values()]
     values = [number["value"] for number in numbers]
-    colour, dashes, best = COLOURS[way], DASHES.get(way), way == body["best"]["mode"]
-    trained = way not in (RAW, POPULAR, UNIFORM)
-    axes.plot(
-        shares,
-        values,
-        color=colour,
-        linewidth=2.8 if best else 2.2 if way == ID_ONLY else 1.6,
-        dashes=dashes or (None, None),
-        marker="o" if trained else None,
-        markersize=5.5 if best or way == ID_ONLY else 4,
-        markeredgecolor="white",
-        markeredgewidth=0.8,
-        zorder=4 if best else 3,
-    )
-    if trained and numbers[0]["low"] is not None:
+    dashes, heavy = DASHES.get(way), way in (ID_ONLY, body["best"]["mode"])
+    trained = way not in REFERENCES
+    look: dict[str, Any] = {"color": COLOURS[way], "linewidth": 2.6 if heavy else 1.6, "zorder": 4 if heavy else 3}
+    dots: dict[str, Any] = {
+        "marker": "o",
+        "markersize": 5.5 if heavy else 4,
+        "markeredgecolor": "white",
+        "markeredgewidth": 0.8,
+    }
+    bounded = trained and numbers[0]["low"] is not None
+    if len(shares) == 1 and not trained:
+        axes.axhline(values[0], dashes=dashes, **look)
+    elif len(shares) == 1:  # no line to draw: ways stand side by side
+        names = [name for name in _ways(body) if name not in REFERENCES]
+        place = shares[0] * 1.06 ** (names.index(way) - (len(names) - 1) / 2)
+        axes.plot([place], values, **look, **dots)
+        if bounded:
+            axes.vlines(place, numbers[0]["low"], numbers[0]["high"], **look, linestyles="--" if dashes else "-")
+    else:
+        axes.plot(shares, values, dashes=dashes or (None, None), clip_on=False, **look, **(dots if trained else {}))
+    if bounded and len(shares) > 1:
         low, high = ([number[end] for number in numbers] for end in ("low", "high"))
-        if len(shares) > 1:
-            alpha = 0.16 if best or way == ID_ONLY else 0.06
-            axes.fill_between(shares, low, high, color=colour, alpha=alpha, linewidth=0)
-        else:
-            axes.vlines(shares, low, high, color=colour, linewidth=1.4)
+        axes.fill_between(shares, low, high, color=COLOURS[way], alpha=0.16 if heavy else 0.06, linewidth=0)
     return float(values[-1])
 
 
@@ -97,8 +99,8 @@ def _scales(axes: Axes, shares: Sequence[float]) -> None:
     axes.xaxis.set_major_locator(FixedLocator(list(shares)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xticklabels([percent(share) for share in shares])
-    room = (shares[-1] / shares[0]) ** 0.04 if len(shares) > 1 else 1.2
-    axes.set_xlim(shares[0] / room, shares[-1] * room)
+    room = (shares[-1] / shares[0]) ** 0.03 if len(shares) > 1 else 1.25
+    axes.set_xlim(shares[0] / room, shares[-1] * (room**0.4 if len(shares) > 1 else room))
     axes.set_ylim(bottom=0)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_color(QUIET)
@@ -106,7 +108,6 @@ def _scales(axes: Axes, shares: Sequence[float]) -> None:
     axes.set_axisbelow(True)
     axes.tick_params(colors=QUIET, length=0, labelsize=10)
     axes.tick_params(axis="x", length=4)
-    axes.set_xlabel("users whose events train (log scale); all are evaluated with their whole histories", color=QUIET)
 
 
 def _labels(axes: Axes, ends: Mapping[str, float], best: str) -> None:
@@ -156,16 +157,18 @@ def _words(figure: Figure, axes: Axes, body: Mapping[str, Any]) -> None:
     best, metric = body["best"]["mode"], body["metric"]
     share, at = _telling(body)
     relative = at["against_id_only"][best][metric]["relative"]
-    most = "" if relative is None else f"{100 * relative:.0f} % "
-    title = TITLES[at["gain"]].format(best=best, most=f"{most}at {percent(float(share))} of users")
+    most = "" if relative is None else f"{100 * relative:+.0f} % with "
+    title = TITLES[at["gain"]].format(best=best, most=f"{most}{percent(float(share))} of users")
     largest = max(body["at"], key=float)
-    whole = f" At {percent(float(largest))} of users {WHOLE[body['at'][largest]['gain']]}." * (share != largest)
-    left = axes.get_position().x0
-    figure.text(left, 0.935, title, fontsize=15, weight="bold", color=INK)
-    said = body["protocol"]
+    whole = f"With {percent(float(largest))} of users {WHOLE[body['at'][largest]['gain']]}." * (share != largest)
+    said, left = body["protocol"], axes.get_position().x0
     seeds = f"{len(body['seeds'])} seed{'s' * (len(body['seeds']) > 1)}"
-    below = f"{metric} of {body['model']} on test, split {said['split']}, {said['users']:,} users, {seeds}, bands 95 %."
-    figure.text(left, 0.885, below + whole, fontsize=10, color=QUIET)
+    below = f"{metric} of {body['model']} on test, split {said['split']}, {said['users']:,} users, {seeds}; bands: 95 %"
+    foot = f"users whose events train (log scale); all are evaluated. Dashed: {best} with vectors that mean nothing"
+    figure.text(left, 0.94, title, fontsize=15, weight="bold", color=INK)
+    for height, text in zip((0.9, 0.866), filter(None, (whole, below)), strict=False):
+        figure.text(left, height, text, fontsize=10, color=QUIET)
+    figure.text(left, 0.03, foot, fontsize=10, color=QUIET)
 
 
 def _telling(body: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -174,8 +174,9 @@ class _Walk:
                     "epochs": len(run.manifest["epochs"]),
                     "seconds": round(sum(row["seconds"] for row in run.manifest["epochs"]), 2),
                 }
-                protocol = Protocol.of(self.dataset, run.settings)
-                cell = keep(self.out / CELLS, name, Asked.of(protocol).rank(model, told))
+                asked = self.asked[share]
+                asked = replace(asked, protocol=replace(asked.protocol, settings=run.settings))
+                cell = keep(self.out / CELLS, name, asked.rank(model, told))
         except RegardError as error:
             raise type(error)(f"{way} at share {share:g}, seed {seed}: {error}") from error
         shutil.rmtree(folder, ignore_errors=True)

@@ -89,8 +89,8 @@ def _protocol(body: Mapping[str, Any]) -> Iterator[str]:
     said, best = body["protocol"], body["best"]
     known, items = body["vectors"]["items"]
     yield (
-        f"{body['model']}; vectors of {known:,} of {items:,} items. The controls are {best['mode']}, which was best on "
-        f"validation ({best['metric']} {best['values'][best['mode']]:.4f})."
+        f"Model {body['model']}; vectors of {known:,} of {items:,} items. The controls are {best['mode']} with vectors "
+        f"that mean nothing: it was best on validation ({best['metric']} {best['values'][best['mode']]:.4f})."
     )
     seen = {"keep": "stay candidates", "filter": "are no candidates"}[said["seen"]]
     yield (
@@ -100,7 +100,8 @@ def _protocol(body: Mapping[str, Any]) -> Iterator[str]:
     drawn = said["interval"]["resamples"]
     how = f"95 % intervals from {drawn:,} paired resamples of users" if drawn else "no intervals were asked for"
     seeds = ", ".join(map(str, body["seeds"]))
-    yield f"Seeds {seeds}, averaged for each user; {how}: they do not hold the chance of training."
+    averaged = f"Seeds {seeds}, averaged for each user" if len(body["seeds"]) > 1 else f"Seed {seeds}"
+    yield f"{averaged}; {how}{', which do not hold the chance of training' * (drawn > 0)}."
     yield f"{COLD}: only items without training events compete, for targets without training events; a diagnosis."
 
 
