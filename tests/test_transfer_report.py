@@ -134,6 +134,9 @@ def test_the_planted_truth_is_found(made: tuple[Path, dict[str, Any]]) -> None:
     assert min(value[best], value["raw cosine"]) > 1.3 * max(
         value[way] for way in ("id-only", "shuffled vectors", "random vectors", "popular", "uniform random")
     )
+    chance = body["at"]["1"]["best_against"]["uniform random"]["ndcg@5|target events 0"]
+    said = "clearly above chance" if chance["low"] > 0 else "not clear of chance"
+    assert f"in the full catalogue, {said}; {best}" in body["findings"][-1]
     for at in body["at"].values():
         cold = {way: one["strata"]["cold only"]["metrics"]["hit_rate@5"]["value"] for way, one in at["ways"].items()}
         assert cold["id-only"] == cold["popular"] == 0
@@ -150,7 +153,13 @@ def test_json_is_complete(made: tuple[Path, dict[str, Any]]) -> None:
     for share, at in body["at"].items():
         assert list(at["ways"]) == everything
         assert set(at["against_id_only"]) == set(everything) - {"id-only"}
-        assert set(at["best_against"]) == {"shuffled vectors", "random vectors", "raw cosine", "popular"}
+        assert set(at["best_against"]) == {
+            "shuffled vectors",
+            "random vectors",
+            "raw cosine",
+            "popular",
+            "uniform random",
+        }
         assert at["users_whose_events_train"] == 120 * float(share)
         for way, one in at["ways"].items():
             assert len(one["trainings"]) == (way != "uniform random")

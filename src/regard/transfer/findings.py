@@ -8,10 +8,10 @@ from typing import Any
 from regard.evaluate.compare import compare, verdict
 from regard.evaluate.result import Result
 from regard.transfer.measure import COLD
-from regard.transfer.ways import CONTROLS, ID_ONLY, POPULAR, RAW, UNIFORM
+from regard.transfer.ways import CONTROLS, ID_ONLY, RAW, REFERENCES, UNIFORM
 
 Row = Mapping[str, float | None]
-RIVALS = (*CONTROLS, RAW, POPULAR)
+RIVALS = (*CONTROLS, *REFERENCES)
 
 MEANING, OTHER, NOTHING, LOSS, UNSURE = "from meaning", "not from meaning", "none", "loss", "no intervals"
 """What a gain over id-only is. None: the interval of the difference holds zero."""
@@ -73,7 +73,7 @@ def _gain(at: Mapping[str, Any], best: str, metric: str) -> str:
 
 def _floors(at: Mapping[str, Any], best: str, metric: str) -> Iterator[str]:
     """Name what does better without being trained."""
-    for name in (RAW, POPULAR):
+    for name in REFERENCES:
         row = at["best_against"][name][metric]
         if verdict(metric, row) == "behind":
             yield f"{name}, which is not trained, is ahead of {best} ({_signed(row)})."
@@ -89,9 +89,11 @@ def _cold(body: Mapping[str, Any], best: str, metric: str) -> Iterator[str]:
         return
     full = {name: ways[name]["strata"][stratum]["metrics"][metric]["value"] for name in (best, ID_ONLY, UNIFORM)}
     among = {name: ways[name]["strata"][COLD]["metrics"][metric]["value"] for name in (best, RAW, UNIFORM)}
+    row = body["at"][share]["best_against"][UNIFORM][f"{metric}|{stratum}"]
+    word = {"ahead": "clearly above chance", "behind": "below chance"}.get(verdict(metric, row), "not clear of chance")
     yield (
         f"{percent(float(share))} of users, targets without training events: {_values(full, metric)} in the full "
-        f"catalogue; {_values(among, '')} where only such items compete."
+        f"catalogue, {word}; {_values(among, '')} where only such items compete."
     )
 
 

@@ -101,7 +101,7 @@ def plan(
     own = {way: _checked(dataset, given.get(way, given.get("", Settings())), way) for way in names}
     for way, one in own.items():
         _alike(own[ID_ONLY], one, way)
-    return Plan(own, tuple(sorted(shares)), tuple(seeds))
+    return Plan(own, tuple(sorted(map(float, shares))), tuple(seeds))
 
 
 def dealt(way: str, knowledge: Knowledge, seed: int) -> Knowledge | None:
