@@ -36,6 +36,29 @@ def test_recipes_and_splits_are_read(tmp_path: Path) -> None:
             parsed(split)
 
 
+def test_both_shops_are_read_with_their_keywords_and_cells_follow_the_run_they_start_from(tmp_path: Path) -> None:
+    domains, sets = import_module("domains"), import_module("road_sets").SETS
+    for name in domains.PAIR:
+        file = tmp_path / f"{name}.toml"
+        file.write_text((sets[name].recipe + domains.ITEMS.format(name=name)).replace("DATA", "/data"))
+        items = Recipe.read(file).items
+        assert items is not None
+        assert (items.columns.id, items.columns.title, items.columns.text) == ("item_id", None, "keywords")
+    walk = domains.Walk(argparse.Namespace(vectors="words", epochs=0, change=[], further=[], ids=True))
+    shop = domains.Shop("b", {"fingerprint": "log"}, tmp_path)
+    starts = [None, tmp_path / "one", tmp_path / "two"]
+    for start in starts[1:]:
+        assert start is not None
+        start.mkdir()
+        body = {"kind": "run", "format": 1, "model": "mean", "files": {}}
+        (start / "weights.safetensors").write_text(start.name)
+        body["files"] = {"weights.safetensors": {"bytes": 3, "sha256": start.name}}
+        write_json(start / "manifest.json", body)
+    cells = [walk.cell(shop, "from 1", walk.settings(1), start, "words") for start in starts]
+    assert len({cell.file for cell in cells}) == 3
+    assert [label for label, *_ in walk.ways(0.05)] == ["from", "chance", "ids"]
+
+
 def test_tables_go_between_the_marks_and_nowhere_else(tmp_path: Path) -> None:
     tables = import_module("road_tables")
     file = tmp_path / "results.md"
