@@ -9,14 +9,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from regard import pipeline
 from regard.cli import app
 from regard.config import Settings
 from regard.data.events import EventLog
+from regard.data.sources import Columns
 from regard.data.store import Dataset
 from regard.errors import InputError, SettingsError
+from regard.recommend.additions import Additions
 from regard.recommend.recommender import Recommender
 
 MODES = ["init", "frozen", "fuse", "gate"]
@@ -187,3 +190,80 @@ def test_a_run_without_vectors_takes_no_items(tmp_path: Path) -> None:
     run = pipeline.train(dataset, small("gate", **{"train.epochs": "1"}), tmp_path / "run", vectors=clubs(5)[1])
     with pytest.raises(InputError, match="handed over in memory; say where"):
         pipeline.add_items(run, pa.table({"id": ["x"], "title": ["tea"]}))
+
+
+def test_items_without_a_vector_get_one_later(tmp_path: Path) -> None:
+    dataset, vectors = clubs(users=20)
+    path = tmp_path / "run"
+    run = pipeline.train(dataset, small("gate", **{"train.epochs": "1"}), path, vectors=vectors)
+    table = pa.table({"id": ["late", "never"], "title": ["tea", "ale"]})
+    assert pipeline.add_items(run, table, {"somebody": [1.0] * 4})["without_vector"] == 2
+    assert [run.items.id(at) for at in (27, 28)] == ["late", "never"]
+    report = pipeline.add_items(run, table, {"late": vectors["new tea"]})
+    assert (report["added"], report["completed"], report["without_vector"]) == (0, 1, 1)
+    recommender = Recommender(path, dataset)
+    assert len(recommender.run.items) == 28
+    assert recommender.model.known[-2:].tolist() == [True, False]
+
+
+def test_an_interrupted_addition_to_two_stages_leaves_rows_where_they_belong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset, vectors = clubs(users=20)
+    first = pipeline.train(dataset, small("gate", **{"train.epochs": "1"}), tmp_path / "first", vectors=vectors)
+    own = {"model.name": "ranker", "train.epochs": "1"}
+    run = pipeline.train(dataset, small("gate", **own), tmp_path / "pair", vectors=vectors, retriever=first)
+    save, saved = Additions.save, []
+
+    def stopped(self: Additions, folder: Path) -> None:
+        if saved:
+            raise KeyboardInterrupt
+        saved.append(folder)
+        save(self, folder)
+
+    monkeypatch.setattr(Additions, "save", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.add_items(run, pa.table({"id": ["a"]}), {"a": vectors["new tea"]})
+    monkeypatch.undo()
+    pipeline.add_items(run, pa.table({"id": ["b"]}), {"b": vectors["new ale"]})
+    both = [Additions.open(tmp_path / "pair" / name) for name in (".", "retriever")]
+    assert [one.table["id"].to_pylist() for one in both if one] == [["b"], ["b"]]
+    assert torch.equal(both[0].rows, both[1].rows)  # type: ignore[union-attr]
+    assert "b" in {one.item for one in Recommender(tmp_path / "pair", dataset).recommend(history=["ale 1"], k=30).items}
+
+
+def test_training_again_does_not_drop_added_items(tmp_path: Path) -> None:
+    dataset, vectors = clubs(users=5)
+    settings = small("gate", **{"train.epochs": "1"})
+    run = pipeline.train(dataset, settings, tmp_path / "run", vectors=vectors)
+    pipeline.add_items(run, pa.table({"id": ["a"]}), {"a": vectors["new tea"]})
+    with pytest.raises(InputError, match="would drop them"):
+        pipeline.train(dataset, settings, tmp_path / "run", vectors=vectors)
+
+
+def test_titles_of_unknown_words_join_the_catalogue_and_are_counted(tmp_path: Path) -> None:
+    dataset, _ = clubs(users=20)
+    file = tmp_path / "words.txt"
+    file.write_text("tea 1 0 1\nale 0 1 1\nnew 1 1 0\n")
+    run = pipeline.train(dataset, small("gate", **{"train.epochs": "1"}), tmp_path / "run", vectors=str(file))
+    report = pipeline.add_items(run, pa.table({"id": ["x"], "title": ["zzz qqq"]}))
+    assert (report["added"], report["without_vector"]) == (1, 1)
+    assert Path(json.loads((run.path / "vectors.json").read_text())["recipe"]["source"]).is_absolute()
+
+
+def test_what_was_disliked_has_been_seen_too(tmp_path: Path) -> None:
+    """A model of labels reads what people liked; what they did not like is not recommended again either."""
+    rows = {
+        "user": ["u"] * 6 + ["v"] * 6,
+        "item": [f"i{at}" for at in (*range(6), *range(3, 9))],
+        "time": list(range(12)),
+    }
+    rows |= {"label": [0, 0, 0, 1, 1, 0] * 2}
+    columns = Columns("user", "item", "time", label="label")
+    dataset = Dataset.build(EventLog.read(pa.table(rows), columns, time_kind="order"), None)
+    for name in ("ranker", "matrix-factorization"):
+        told = {"model.name": name, "data.split": "none", "data.labels": "given", "train.epochs": "1"}
+        settings = small("auto", **told).changed(["evaluate.seen=filter"])
+        pipeline.train(dataset, settings, tmp_path / name)
+        found = Recommender(tmp_path / name, dataset).recommend(user="u", k=9).items
+        assert {one.item for one in found} == {"i6", "i7", "i8"}

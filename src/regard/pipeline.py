@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
@@ -28,6 +28,7 @@ from regard.evaluate.result import Result
 from regard.manifest import check_free, damaged_files, locked, new_file
 from regard.model.baseline import BASELINES
 from regard.model.models import FACTORIZATION, TRAINED, check_name
+from regard.recommend.additions import FOLDER as ADDED
 from regard.recommend.additions import VectorMaker, added
 from regard.recommend.recommender import Recommendation, Recommender
 from regard.recommend.run import KIND, OWN, PROGRESS, Run, save_run
@@ -134,6 +135,7 @@ def train(  # noqa: PLR0913 - the road has these entrances
     out = Path(out)
     first = _first_stage(retriever, protocol)
     check_free(out, KIND, OWN)
+    _check_lost(out, start, first)
     check_start(begun, settings, out)
     fitted = _fitted(vectors, protocol, console, "items", begun)
     users = _fitted(user_vectors, protocol, console, "users", begun)
@@ -152,6 +154,17 @@ def train(  # noqa: PLR0913 - the road has these entrances
     }
     makers = {one.knowledge.whose: VectorMaker(one.knowledge.recipe, one.geometry) for one in (fitted, users) if one}
     return save_run(out, model, dataset, protocol.split.training_item_counts(dataset), body, first, makers)
+
+
+def _check_lost(out: Path, start: Run | str | Path | None, first: Run | None) -> None:
+    """Refuse what would silently lose something: items that were added to a run, or a retriever behind a start."""
+    if (out / ADDED).is_dir():
+        raise InputError(
+            f"{out} has items that were added after its training, and training again would drop them; choose another "
+            f"--out, or remove {out / ADDED} first"
+        )
+    if start is not None and first is None and (start if isinstance(start, Run) else Run.open(start)).retriever:
+        raise InputError("--from is a ranker behind a retriever; say --retriever RUN for the new one too")
 
 
 def knowledge(
@@ -259,15 +272,27 @@ def add_items(
         ids: whose rows they are, for formats that do not say it themselves.
         trust: allow formats that can run code while they are read.
     """
-    run = run if isinstance(run, Run) else Run.open(run)
-    table = read_items(items)
-    with locked(run.path):
-        found, report = added(run.path, run.items, table, vectors, ids=ids, trust=trust)
+    path = run.path if isinstance(run, Run) else Path(run)
+    with locked(Run.open(path).path):
+        run = Run.open(path)  # another process may have added items before the lock
+        table = _items_for(run, items)
+        found, report = added(run.path, run.items, table, vectors, before=run.added, ids=ids, trust=trust)
         first = run.retriever
         if first is not None and VectorMaker.open(first.path) is not None:
-            added(first.path, run.items, table, vectors, ids=ids, trust=trust)[0].save(first.path)
+            # a process that was killed may have written more there than here
+            theirs = None if first.added is None else first.added.first(len(run.added or ()))
+            added(first.path, run.items, table, vectors, before=theirs, ids=ids, trust=trust)[0].save(first.path)
         found.save(run.path)
     return {"run": str(run.path), **report}
+
+
+def _items_for(run: Run, items: Any) -> pa.Table:
+    """Read a table of items with the columns that the run's vectors are made of."""
+    maker = VectorMaker.open(run.path)
+    wanted = () if maker is None else tuple(one for one in maker.recipe.columns if one not in ("title", "text"))
+    if isinstance(items, ItemSource):
+        return read_items(replace(items, columns=replace(items.columns, attributes=wanted)))
+    return read_items(items, attributes=wanted)
 
 
 def recommend_file(

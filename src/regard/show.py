@@ -174,6 +174,7 @@ def added(told: Mapping[str, Any], console: Console, *, as_json: bool) -> None:
     line = f"{told['added']:,} items added to {told['run']}, {told['added_in_all']:,} in all since its training"
     console.print(line, highlight=False)
     notes = {
+        "completed": "that were added before have a vector now",
         "without_vector": "have no known vector: they are in the catalogue, and not recommended",
         "already_known": "are in the catalogue already, and stay as they were",
         "rows_left_out": "rows are left out: without an id, or with the id of an earlier row",

@@ -64,6 +64,16 @@ def test_ids_win_where_both_know_as_many_and_a_choice_can_be_forced() -> None:
         Knowledge.read(dataset, both, by="word")  # type: ignore[arg-type]
 
 
+def test_ids_that_are_numbers_are_not_mistaken_for_words_of_a_source() -> None:
+    """GloVe has a vector of "7" too; it says nothing of item 7."""
+    log = EventLog.read(pa.table({"user": ["u"] * 3, "item": ["1", "2", "3"], "time": [1, 2, 3]}))
+    table = pa.table({"id": ["1", "2", "3"], "title": ["red shoe", "blue shoe", "hat"]})
+    dataset, numbers = Dataset.build(log, None, table), {name: [1.0, 1.0] for name in "123"}
+    assert Knowledge.read(dataset, {**numbers, **WORDS}).facts["by"] == "words"
+    assert Knowledge.read(dataset, numbers).facts["by"] == "id"
+    assert Knowledge.read(dataset, {**numbers, "hat": [0.0, 1.0]}).facts["by"] == "id"
+
+
 def test_texts_go_through_an_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
     def encode(texts: list[str], model: str, **options: object) -> np.ndarray:
         assert model == "some-model"

@@ -89,6 +89,8 @@ def _known(dataset: Path, source: str | None, start: Path | None, **how: Any) ->
     """Pretrained vectors, where a source of them was given, or a run that may have one."""
     from regard import pipeline
 
+    if source is None and start is None and how.get("ids"):
+        raise InputError("ids of vectors were given without --vectors (or --user-vectors) SOURCE; say whose they are")
     if start is not None:
         return pipeline.knowledge_like(start, dataset, source, **how)
     return pipeline.knowledge(dataset, source, **how) if source else None

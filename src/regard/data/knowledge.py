@@ -13,9 +13,10 @@ import numpy.typing as npt
 
 from regard.data.store import Dataset
 from regard.data.textencoder import text_vectors
+from regard.data.vectorfile import VectorReport
 from regard.data.vectors import Vectors, read_vectors
 from regard.data.vectortable import Ids
-from regard.data.words import WordWeights, item_texts, item_vectors
+from regard.data.words import ItemVectors, UnknownWordsError, WordWeights, item_texts, item_vectors
 from regard.errors import InputError, SettingsError, nearest
 
 By = Literal["auto", "id", "words"]
@@ -52,11 +53,16 @@ class VectorRecipe:
             raise InputError("the vectors of this run were handed over in memory; say where those of new items are")
         if self.by == "id":
             return read_vectors(source, texts, ids=ids, trust=trust)
+        if not any(text.strip() for text in texts.values()):
+            return _unknown(texts, str(source))
         if self.by == "text":
             return text_vectors(texts, str(source).removeprefix(TEXT))
         weights = None if self.weights is None else WordWeights(**self.weights)
         mean = None if self.mean is None else np.array(self.mean)
-        return item_vectors(texts, source, weights=weights, mean=mean, ids=ids, trust=trust).vectors
+        try:
+            return item_vectors(texts, source, weights=weights, mean=mean, ids=ids, trust=trust).vectors
+        except UnknownWordsError:
+            return _unknown(texts, str(source))
 
 
 @dataclass(frozen=True)
@@ -89,7 +95,8 @@ class Knowledge:
             dataset: gives ids, and the texts of the item table.
             source: `text:MODEL` (a sentence encoder reads the texts), or vectors as `read_vectors` takes them.
             by: whose vectors these are: of item ids (`id`), or of words, averaged over the text of an item (`words`);
-                `auto` takes what knows more items, ids where both know as many.
+                `auto` takes what knows more items, ids where both know as many; ids that are numbers have to know
+                twice as many, as numbers are words of many a source.
             ids: whose rows they are, for formats that do not say it themselves.
             trust: allow formats that can run code while they are read.
             columns: of the item table, whose values are the text of an item.
@@ -101,20 +108,22 @@ class Knowledge:
         if by not in get_args(By):
             raise SettingsError(f"vectors by {by!r}{nearest(str(by), get_args(By))}; known: {', '.join(get_args(By))}")
         events = np.bincount(dataset.item, minlength=dataset.n_items + 1)
-        where = str(source) if isinstance(source, str | Path) else None
+        where = _where(source)
         if isinstance(source, str) and source.startswith(TEXT):
+            if ids is not None:
+                raise InputError(f"{source} reads the texts of items; leave out the ids of rows")
             found = text_vectors(item_texts(dataset, columns), source.removeprefix(TEXT))
             return cls._of(found, events, VectorRecipe(where, "text", tuple(columns)))
+        words = None
+        if by == "words" or (by == "auto" and _described(dataset, columns)):
+            try:
+                words = item_vectors(item_texts(dataset, columns), source, events=events[1:], ids=ids, trust=trust)
+            except UnknownWordsError:
+                if by == "words":
+                    raise
         own = None if by == "words" else read_vectors(source, dataset.items.array.to_pylist(), ids=ids, trust=trust)
-        if own is not None and (by == "id" or own.known.all() or not _described(dataset, columns)):
-            return cls._of(own, events, VectorRecipe(where, "id"))
-        try:
-            words = item_vectors(item_texts(dataset, columns), source, events=events[1:], ids=ids, trust=trust)
-        except InputError:
-            if own is None or not own.known.any():
-                raise
-            return cls._of(own, events, VectorRecipe(where, "id"))
-        if own is not None and own.known.sum() >= words.vectors.known.sum():
+        if words is None or (own is not None and _of_ids(own, words)):
+            assert own is not None
             return cls._of(own, events, VectorRecipe(where, "id"))
         recipe = VectorRecipe(where, "words", tuple(columns), words.weights.as_dict(), tuple(words.mean.tolist()))
         told = {"words": words.coverage.as_dict(), "line": words.coverage.line()}
@@ -141,7 +150,7 @@ class Knowledge:
         vocabulary, offsets = (dataset.users, dataset.offsets) if whose == "users" else (dataset.items, None)
         texts = dict.fromkeys(vocabulary.array.to_pylist(), "")
         texts = item_texts(dataset, recipe.columns) if recipe.columns else texts
-        where = recipe.source if source is None else str(source) if isinstance(source, str | Path) else None
+        where = recipe.source if source is None else _where(source)
         found = recipe.read(texts, source, ids=ids, trust=trust)
         events = np.bincount(dataset.item, minlength=dataset.n_items + 1) if offsets is None else np.diff(offsets)
         return cls._of(found, events, replace(recipe, source=where), {"whose": whose})
@@ -228,6 +237,28 @@ class Knowledge:
             f"{known:,} of {everybody:,} {self.whose}, {events / max(all_events, 1):.1%} of the events"
         )
         return [first, *([self.facts["line"]] if "line" in self.facts else [])]
+
+
+def _unknown(texts: Mapping[str, str], source: str) -> Vectors:
+    """Vectors of items of which nothing is known."""
+    report = VectorReport(source, "none", 0, 0, 0, 0, len(texts), 0)
+    return Vectors(tuple(texts), np.zeros((len(texts), 0), np.float32), np.zeros(len(texts), bool), report)
+
+
+def _where(source: Any) -> str | None:
+    """What is kept of where vectors were read: a whole path, as a later command may run in another folder."""
+    if not isinstance(source, str | Path):
+        return None
+    prefix = TEXT if str(source).startswith(TEXT) else ""
+    path = Path(str(source).removeprefix(prefix))
+    return prefix + str(path.resolve()) if path.exists() else str(source)
+
+
+def _of_ids(own: Vectors, words: ItemVectors) -> bool:
+    """Whether a source is about ids and not about words; numbers are words of many a source, whatever they number."""
+    known, by_words = int(own.known.sum()), int(words.vectors.known.sum())
+    numbers = all(own.keys[at].isdecimal() for at in np.flatnonzero(own.known))
+    return known > 0 and (known > 2 * by_words if numbers else known >= by_words)
 
 
 def _described(dataset: Dataset, columns: Sequence[str]) -> bool:

@@ -36,6 +36,10 @@ _MISSING = 20
 _CHUNK = 1 << 15  # items
 
 
+class UnknownWordsError(InputError):
+    """A source of vectors knows none of the words of a catalogue."""
+
+
 def tokenise(text: str) -> list[str]:
     """Cut a text into words as they are written: letters, digits and what joins them (`0.5-Fluid`, `women's`)."""
     return _WORD.findall(unicodedata.normalize("NFC", html.unescape(text)))
@@ -61,7 +65,7 @@ def pieces(word: str) -> list[str]:
 
 @dataclass(frozen=True)
 class WordWeights:
-    """How much each word counts in a mean, fitted on the texts of training items.
+    """How much each word counts in a mean, fitted on the texts of a catalogue, met or not; no event has a part in it.
 
     kind: `sif` = a / (a + p(word)), a = .001; `idf` = ln((1 + n) / (1 + n(word))) + 1 over n texts; `mean` = 1.
     total: words (sif) or texts (idf). counts: how many of them are, or hold, a word, letter case ignored.
@@ -173,9 +177,11 @@ def item_texts(dataset: Dataset, columns: Sequence[str] = ("title", "text")) -> 
 def joined_texts(table: pa.Table, columns: Sequence[str]) -> dict[str, str]:
     """Return the values of `columns`, those that a table of items has, joined to one text for each id."""
     given = [table[column].to_pylist() for column in columns if column in table.column_names]
-    if not given:
+    absent = [name for name in columns if name not in table.column_names and name not in ("title", "text")]
+    if absent or not given:
         raise InputError(
-            f"item texts: expected {' or '.join(columns)} in the item table; it has {', '.join(table.column_names)}"
+            f"item texts: expected {' or '.join(absent or columns)} in the item table; it has "
+            f"{', '.join(table.column_names)}"
         )
     rows = zip(table["id"].to_pylist(), *given, strict=True)
     return {name: " ".join(_plain(value) for value in values if value is not None) for name, *values in rows}
@@ -201,7 +207,7 @@ def item_vectors(
         events: how many events each item has, (len(texts),), for the report.
 
     Raises:
-        InputError: the source cannot be read, or knows none of the words.
+        InputError: the source cannot be read; `UnknownWordsError`: it knows none of the words.
     """
     weights = weights or WordWeights.fit(texts.values())
     words = [tokenise(text) for text in texts.values()]
@@ -211,7 +217,9 @@ def item_vectors(
     )
     found = read_vectors(source, spellings, ids=ids, trust=trust)
     if counts and not found.known.any():
-        raise InputError(f"{found.report.source} knows none of {len(counts):,} words, such as {next(iter(counts))!r}")
+        raise UnknownWordsError(
+            f"{found.report.source} knows none of {len(counts):,} words, such as {next(iter(counts))!r}"
+        )
     places = {found.keys[row]: int(row) for row in np.flatnonzero(found.known)}
     entries = {word: _look_up(word, places) for word in counts}
     vectors = Vectors(tuple(texts), *_averages(words, entries, found.matrix, weights), found.report)

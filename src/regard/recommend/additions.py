@@ -109,6 +109,11 @@ class Additions:
             save_file({"rows": self.rows.contiguous(), "told": self.told}, aside / _ROWS)
             write_manifest(aside, KIND, {"items": self.table.num_rows})
 
+    @classmethod
+    def nothing(cls, width: int) -> Additions:
+        """No items, for vectors of `width` values."""
+        return cls(_SCHEMA.empty_table(), torch.zeros(0, width), torch.zeros(0, dtype=torch.bool))
+
     def __len__(self) -> int:
         """How many items were added."""
         return len(self.told)
@@ -122,6 +127,11 @@ class Additions:
         """The first `count` items: a process that was killed may have written more beside one of two stages."""
         return Additions(self.table.slice(0, count), self.rows[:count], self.told[:count])
 
+    def check_same(self, other: Additions, folder: Path) -> None:
+        """Raise `StorageError` unless both are the same items in the same order."""
+        if not self.table["id"].combine_chunks().equals(other.table["id"].combine_chunks()):
+            raise StorageError(f"{folder}: its two stages have had different items added; remove {FOLDER} in both")
+
     def unknown(self) -> Additions:
         """The same items for a model without pretrained vectors, which knows nothing of them."""
         return Additions(self.table, self.rows[:, :0], torch.zeros_like(self.told))
@@ -133,37 +143,59 @@ class Additions:
 
 
 def added(
-    folder: Path, catalogue: Vocabulary, items: pa.Table, source: Any = None, **options: Any
+    folder: Path,
+    catalogue: Vocabulary,
+    items: pa.Table,
+    source: Any = None,
+    *,
+    before: Additions | None,
+    **options: Any,
 ) -> tuple[Additions, dict[str, Any]]:
     """Make vectors of the items of a table that the catalogue does not have yet, as those of the run were made.
 
+    Args:
+        folder: of the run.
+        catalogue: ids of the run, those added `before` included.
+        items: as `read_items` gives it.
+        source: where the vectors of these items are; None = where those of the others were.
+        before: what was added earlier; of these, items without a vector are tried again.
+        options: other arguments of `VectorRecipe.read`.
+
     Returns:
-        All that is added now, earlier additions first; and the report: rows read, items added, those already in the
-        catalogue, those of which no vector is known (they are added too, and not recommended until there is one).
+        All that is added now, earlier additions first; and the report: rows read, items added, earlier ones that have
+        a vector now, those already in the catalogue, those of which no vector is known (they are in the catalogue too,
+        and not recommended until there is one).
     """
-    maker, before = VectorMaker.open(folder), Additions.open(folder)
+    maker = VectorMaker.open(folder)
     if maker is None:
         raise InputError(
             f"{folder} was trained without pretrained vectors, so nothing is known of an item before it has events; "
             "train with --vectors, or train again on a dataset with the new events"
         )
-    new = items.filter(pa.array(catalogue.index(items["id"].combine_chunks()) == 0))
-    texts = (
-        joined_texts(new, maker.recipe.columns) if maker.recipe.columns else dict.fromkeys(new["id"].to_pylist(), "")
-    )
-    width = maker.geometry.width
-    rows, told = torch.zeros(0, width), torch.zeros(0, dtype=torch.bool)
-    if texts:
+    before = Additions.nothing(maker.geometry.width) if before is None else before
+    ids = items["id"].to_pylist()
+    untold = {name: at for at, name in enumerate(before.table["id"].to_pylist()) if not before.told[at]}
+    new = catalogue.index(ids) == 0
+    again = np.array([name in untold for name in ids], bool)
+    tried = items.filter(pa.array(new | again))
+    rows, told = torch.zeros(0, maker.geometry.width), torch.zeros(0, dtype=torch.bool)
+    if tried.num_rows:
+        columns = maker.recipe.columns
+        texts = joined_texts(tried, columns) if columns else dict.fromkeys(tried["id"].to_pylist(), "")
         rows, told = maker.rows(texts, source, **options)
-    titles = new["title"] if "title" in new.column_names else pa.nulls(new.num_rows, pa.string())
-    fresh = Additions(pa.table({"id": new["id"], "title": titles}).cast(_SCHEMA), rows, told)
+    fresh = torch.from_numpy(new[new | again])
+    places = [untold[name] for name in tried["id"].filter(pa.array(~fresh.numpy())).to_pylist()]
+    before.rows[places], before.told[places] = rows[~fresh], told[~fresh]
+    titles = items["title"] if "title" in items.column_names else pa.nulls(items.num_rows, pa.string())
+    table = pa.table({"id": items["id"], "title": titles}).cast(_SCHEMA).filter(pa.array(new))
     read = item_report(items)
     report = {
         "rows_read": read["rows_read"],
         "rows_left_out": read["rows_read"] - items.num_rows,
-        "already_known": items.num_rows - new.num_rows,
-        "added": new.num_rows,
+        "already_known": int((~new & ~again).sum()),
+        "added": int(new.sum()),
+        "completed": int(told[~fresh].sum()),
         "without_vector": int((~told).sum()),
-        "added_in_all": new.num_rows + (0 if before is None else len(before)),
+        "added_in_all": int(new.sum()) + len(before),
     }
-    return (fresh if before is None else before.and_(fresh)), report
+    return before.and_(Additions(table, rows[fresh], told[fresh])), report

@@ -8,7 +8,6 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import torch
 from torch import Tensor
@@ -25,6 +24,7 @@ from regard.model.scorer import top_for
 from regard.model.topk import UNKNOWN_SCORE, Jagged, rows_per_block
 from regard.model.twostage import TwoStage
 from regard.recommend.answer import MANY, Item, Recommendation, check_list, named, short
+from regard.recommend.lastresort import LastResort
 from regard.recommend.run import Run
 
 __all__ = ["Item", "Recommendation", "Recommender"]
@@ -97,7 +97,7 @@ class Recommender:
         histories = replace(histories, request=self._request(context or {}, notes))
         excluded = set(self._indexes(exclude, "exclude", notes))
         if self._filters(seen):
-            excluded |= set(histories.items.tolist())
+            excluded |= set((histories if user is None else self._seen(self._user(user))).items.tolist())
         wanted = None if candidates is None else self._indexes(candidates, "candidates", notes)
         if wanted is not None and not wanted:
             raise InputError(
@@ -163,7 +163,7 @@ class Recommender:
         table = self._vectors()[1:].float().numpy()
         flat = pa.FixedSizeListArray.from_arrays(pa.array(table.reshape(-1)), table.shape[1])
         ids = self.run.items.ids(np.arange(1, len(table) + 1))
-        return pa.table({"item": ids, "vector": flat, "trained": self.model.known[1:].numpy()})
+        return pa.table({"item": ids, "vector": flat, "trained": self.run.counts[1:] > 0})
 
     def _vectors(self) -> Tensor:
         table = getattr(self.model, "table", None)
@@ -208,6 +208,10 @@ class Recommender:
         found = replace(gather(self.dataset, events, offsets), users=torch.from_numpy(users))
         explicit = isinstance(self.model, Factorization) and self.model.squared
         return with_labels(found, self.dataset, events) if explicit else found
+
+    def _seen(self, users: Int64) -> Histories:
+        """All events of users (B,), also those that a model of labels does not read: they were seen all the same."""
+        return gather(self.dataset, *ranges(self.dataset.offsets[users], self.dataset.offsets[users + 1]))
 
     @cached_property
     def _positive(self) -> Bool | None:
@@ -292,8 +296,12 @@ class Recommender:
         model = self.model.narrowed(excluded, wanted) if isinstance(self.model, TwoStage) else self.model
         scores, items = top_for(model, histories, k, excluded, wanted)
         popular = [not bool(part.any()) for part in histories.items.split(histories.lengths.tolist())]
+        if isinstance(self.model, Factorization) and histories.users is not None:  # who was met has a vector
+            popular = [
+                one and not met for one, met in zip(popular, self.model.met[histories.users].tolist(), strict=True)
+            ]
         if any(popular):
-            floor = _Popular(self.run.counts)
+            floor = LastResort(self.run.counts)
             other_scores, other_items = top_for(floor, histories, k, excluded, wanted)
             rows = torch.tensor(popular)[:, None]
             scores, items = torch.where(rows, other_scores, scores), torch.where(rows, other_items, items)
@@ -303,7 +311,8 @@ class Recommender:
         """Answer for users (B,) of the dataset."""
         histories = self._stored(users)
         none = (torch.empty(0, dtype=torch.int64), torch.zeros(len(users) + 1, dtype=torch.int64))
-        excluded = (histories.items, histories.offsets) if self._filters(seen) else none
+        whole = self._seen(users)
+        excluded = (whole.items, whole.offsets) if self._filters(seen) else none
         scores, items, popular = self._top(self._readable(histories), k, excluded)
         real = (items > 0).numpy()
         row, rank = np.nonzero(real)
@@ -318,25 +327,6 @@ class Recommender:
             pa.array(sources),
         ]
         return pa.table(columns, names=MANY.names).cast(MANY)
-
-
-class _Popular:
-    """The last resort, from what the run remembers of its training events."""
-
-    name = "popular"
-    training = False
-
-    def __init__(self, counts: npt.NDArray[np.int64]) -> None:
-        self.counts = torch.from_numpy(counts).float()
-        self.known = self.counts > 0
-
-    def scores(self, histories: Histories) -> Tensor:
-        """(B, V)."""
-        return self.counts.expand(len(histories), -1)
-
-    def train(self, mode: bool = True) -> object:
-        """Nothing to switch."""
-        return mode
 
 
 def _row(indexes: list[int]) -> Jagged:

@@ -132,7 +132,9 @@ class Run:
             return model
         retriever = first.stage(device)
         if added and self.added is not None:
-            (first.added or self.added.unknown()).first(len(self.added)).hand_to(retriever)
+            theirs = (first.added or self.added.unknown()).first(len(self.added))
+            theirs.check_same(self.added, self.path)
+            theirs.hand_to(retriever)
         assert isinstance(retriever, Retriever)
         assert isinstance(model, Ranker)
         return TwoStage(retriever, model, filter_seen=self.manifest["seen"] == "filter").eval()
