@@ -53,6 +53,8 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=50)
     parser.add_argument("--folder", type=Path, help="where the file lies for the time being")
     asked = parser.parse_args()
+    if asked.folder:
+        Path(asked.folder).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=asked.folder) as folder:
         path, words = Path(folder) / "glove.txt", Path(folder) / "words.txt"
         rows = write_vectors(path, int(asked.gigabytes * 1e9), asked.width)
