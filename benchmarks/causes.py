@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from causes_sample import SPLIT, Sample, beside, interval, named
-from ranking_cells import key_of, measured_by, write_results
+from ranking_cells import key_of, measured_by, tell
 from regard import pipeline
 from regard.config import Settings
 from regard.data.cases import Bool
@@ -293,7 +293,7 @@ def main() -> None:
         ways = [way(asked.work, sample, form, asked.seeds) for form in asked.forms]
         ways.sort(key=lambda one: one.validation, reverse=True)
         found = [trial.found for one in ways for trial in {id(each): each for each in one.trials + one.chosen}.values()]
-        write_results("causes", page(sample, ways, asked), found, asked.out)
+        tell("causes", page(sample, ways, asked), found, asked.out)
 
 
 if __name__ == "__main__":

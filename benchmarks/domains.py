@@ -12,10 +12,8 @@ cell is kept in the work folder, and one that was killed goes on from its checkp
 from __future__ import annotations
 
 import argparse
-import datetime
 import hashlib
 import json
-import re
 import shlex
 import sys
 from collections.abc import Iterator
@@ -32,11 +30,11 @@ from regard.errors import RegardError
 from regard.evaluate.compare import compare
 from regard.evaluate.report import protocol_lines
 from regard.evaluate.result import Result
-from regard.manifest import locked, new_file
+from regard.manifest import locked
 from regard.model.zeroshot import RawCosine
 from regard.recommend.run import WEIGHTS, Run
 from regard.training.protocol import Protocol
-from road import DATA, ROOT, Cell, prepared, run, settings_for
+from road import DATA, Cell, prepared, run, settings_for, write_results
 from road_sets import SETS, RealSet
 from road_tables import averaged, front
 
@@ -215,14 +213,8 @@ def page(walk: Walk, chapters: list[str]) -> str:
 
 
 def publish(walk: Walk, chapters: list[str]) -> None:
-    machine = walk.told["machine"]
-    hardware = machine["processor"] if machine["device"] == "cpu" else machine["device"]
-    slug = re.sub(r"[^a-z0-9]+", "-", f"{hardware} {machine['cores']} cores".lower()).strip("-")
-    day = f"{datetime.date.today():%Y-%m-%d}"  # noqa: DTZ011 - the reader's day
-    out = walk.asked.out or ROOT / "benchmarks" / "results" / f"domains_{slug}_{day}.md"
     text = page(walk, chapters)
-    with new_file(out) as aside:
-        aside.write_text(text, encoding="utf-8")
+    out = write_results("domains", walk.told["machine"], text, "", walk.asked.out)
     print(f"\n{text}\nwritten to {out}")
 
 

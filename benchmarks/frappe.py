@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
-from ranking_cells import Way, difference, measured_by, table, walk, write_results
+from ranking_cells import Way, difference, measured_by, table, tell, walk
 from regard import pipeline
 from regard.config import Settings
 from regard.data.sources import Columns, ItemColumns, ItemSource
@@ -177,9 +177,7 @@ def main() -> None:
         found = walk(folder, prepared(folder, NEGATIVES_SEED), rankers, asked.seeds)
     if found:
         cells = [one for way in found for one in way.found]
-        write_results(
-            "frappe", page(found, shlex.join(["python", "benchmarks/frappe.py", *sys.argv[1:]])), cells, asked.out
-        )
+        tell("frappe", page(found, shlex.join(["python", "benchmarks/frappe.py", *sys.argv[1:]])), cells, asked.out)
     sys.exit(0 if len(found) == len(rankers) else 1)
 
 

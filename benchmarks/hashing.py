@@ -10,10 +10,8 @@ cell is kept in the work folder, and one that was killed goes on from its checkp
 from __future__ import annotations
 
 import argparse
-import datetime
 import hashlib
 import json
-import re
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
@@ -27,9 +25,9 @@ from regard.errors import RegardError
 from regard.evaluate.compare import compare
 from regard.evaluate.report import protocol_lines
 from regard.evaluate.result import Result
-from regard.manifest import locked, new_file
+from regard.manifest import locked
 from regard.recommend.run import Run
-from road import DATA, ROOT, Cell, prepared, run, settings_for
+from road import DATA, Cell, prepared, run, settings_for, write_results
 from road_sets import SETS
 from road_tables import averaged, front
 
@@ -149,14 +147,8 @@ def page(log: dict[str, Any], tables: Sequence[Table], asked: argparse.Namespace
 
 
 def publish(log: dict[str, Any], tables: Sequence[Table], asked: argparse.Namespace) -> None:
-    machine = tables[0].found[0][0]["machine"]
-    hardware = machine["processor"] if machine["device"] == "cpu" else machine["device"]
-    slug = re.sub(r"[^a-z0-9]+", "-", f"{hardware} {machine['cores']} cores".lower()).strip("-")
-    day = f"{datetime.date.today():%Y-%m-%d}"  # noqa: DTZ011 - the reader's day
-    out = asked.out or ROOT / "benchmarks" / "results" / f"hashing_{slug}_{day}.md"
     text = page(log, tables, asked)
-    with new_file(out) as aside:
-        aside.write_text(text, encoding="utf-8")
+    out = write_results("hashing", tables[0].found[0][0]["machine"], text, "", asked.out)
     print(f"\n{text}\nwritten to {out}")
 
 

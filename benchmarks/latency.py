@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ranking_cells import write_results
+from ranking_cells import tell
 from regard.config import Settings
 from regard.model.attention import ActivationUnit, DotAttention
 from road import code
@@ -119,7 +119,7 @@ def main() -> None:
         print(json.dumps(measure(*json.loads(asked.cell))))
         return
     found = [cell(form, events) for form in FORMS for events in EVENTS]
-    write_results("latency", page(found), found, asked.out)
+    tell("latency", page(found), found, asked.out)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ import argparse
 import datetime
 import hashlib
 import json
-import re
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
@@ -33,13 +32,13 @@ from regard.evaluate.bootstrap import interval, resampled_means
 from regard.evaluate.compare import compare, verdict
 from regard.evaluate.result import Number, Result
 from regard.evaluate.strata import user_means
-from regard.manifest import locked, new_file
+from regard.manifest import locked
 from regard.model.encoder import ENCODERS
 from regard.model.scorer import CatalogueScorer
 from regard.recommend.run import Run
 from regard.train.loop import choose_device
 from regard.training.protocol import Protocol
-from road import DATA, ROOT, Cell, prepared, read_by, run, settings_for
+from road import DATA, Cell, prepared, read_by, run, settings_for, write_results
 from road_sets import SETS
 from road_tables import averaged, front
 
@@ -170,20 +169,13 @@ def walk(work: Path, asked: argparse.Namespace) -> tuple[dict[str, Any], list[Ro
 
 def publish(rows: Sequence[Row], asked: argparse.Namespace) -> None:
     """Write the page, and what every cell found beside it, a line of JSON each."""
-    machine = rows[-1].found[-1]["machine"]
-    hardware = machine["processor"] if machine["device"] == "cpu" else machine["device"]
-    slug = re.sub(r"[^a-z0-9]+", "-", f"{hardware} {machine['cores']} cores".lower()).strip("-")
-    day = datetime.date.today()  # noqa: DTZ011 - the reader's day
-    out = asked.out or ROOT / "benchmarks" / "results" / f"lengths_{slug}_{day:%Y-%m-%d}.md"
     raw = [
         {**{key: value for key, value in cell.items() if key != "strata"}, "by_length": result.metrics}
         for row in rows
         for cell, result in zip(row.found, row.results, strict=True)
     ]
-    body = "".join(json.dumps(line) + "\n" for line in raw)
-    for path, text in ((out, page(rows, asked, f"{day:%Y-%m-%d}")), (out.with_suffix(".jsonl"), body)):
-        with new_file(path) as aside:
-            aside.write_text(text, encoding="utf-8")
+    day = f"{datetime.date.today():%Y-%m-%d}"  # noqa: DTZ011 - the reader's day
+    write_results("lengths", rows[-1].found[-1]["machine"], page(rows, asked, day), raw, asked.out)
 
 
 def page(rows: Sequence[Row], asked: argparse.Namespace, day: str) -> str:

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from peers.din_protocol import Samples
-from ranking_cells import Way, key_of, write_results
+from ranking_cells import Way, key_of, tell
 from ranking_page import chapter, page
 from ranking_samples import BATCH
 from regard.errors import InputError, RegardError
@@ -279,7 +279,7 @@ def main() -> None:
                 everything += ways
                 chapters.append(chapter_of(comparison, ways))
                 found = [one for way in everything for one in way.found]
-                write_results("ranking", page(chapters, found, command), found, asked.out)
+                tell("ranking", page(chapters, found, command), found, asked.out)
     sys.exit(0 if whole else 1)
 
 

@@ -7,7 +7,6 @@ paired by what both sides say of the same candidates.
 
 from __future__ import annotations
 
-import datetime
 import hashlib
 import json
 import re
@@ -29,7 +28,7 @@ from regard.recommend.run import Run
 from regard.train.loop import choose_device
 from regard.training.learning import ranker_scorer
 from regard.training.protocol import Protocol
-from road import ROOT, Cell, run
+from road import Cell, run, write_results
 
 RESAMPLES, SEED = 1000, 0
 KEPT = "predictions-test.npz"
@@ -188,16 +187,7 @@ def measured_by(found: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def write_results(theme: str, text: str, found: Sequence[Mapping[str, Any]], out: Path | None) -> Path:
-    """Write the page, and what every cell found beside it, a line of JSON each; return where."""
-    machine = found[-1]["machine"]
-    hardware = machine["processor"] if machine["device"] == "cpu" else machine["device"]
-    slug = re.sub(r"[^a-z0-9]+", "-", f"{hardware} {machine['cores']} cores".lower()).strip("-")
-    day = f"{datetime.date.today():%Y-%m-%d}"  # noqa: DTZ011 - the reader's day
-    out = out or ROOT / "benchmarks" / "results" / f"{theme}_{slug}_{day}.md"
-    raw = "".join(json.dumps({name: value for name, value in one.items() if name != "strata"}) + "\n" for one in found)
-    for path, body in ((out, text), (out.with_suffix(".jsonl"), raw)):
-        with new_file(path) as aside:
-            aside.write_text(body, encoding="utf-8")
-    print(f"\n{text}\nwritten to {out}", flush=True)
-    return out
+def tell(theme: str, text: str, found: Sequence[Mapping[str, Any]], out: Path | None) -> None:
+    """Write the page, and what every cell found beside it; show it, and say where it is."""
+    raw = [{name: value for name, value in one.items() if name != "strata"} for one in found]
+    print(f"\n{text}\nwritten to {write_results(theme, found[-1]['machine'], text, raw, out)}", flush=True)

@@ -18,7 +18,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -137,17 +137,29 @@ def code() -> dict[str, str]:
     return {"regard": version("regard"), "commit": git("rev-parse", "--short", "HEAD") + changed}
 
 
+def write_results(
+    theme: str, machine: Mapping[str, Any], text: str, raw: Sequence[Mapping[str, Any]] | str, out: Path | None
+) -> Path:
+    """Write the page of a benchmark, and what every cell found beside it, a line of JSON each; return where.
+
+    Pages are named by theme, hardware and day unless `out` says where. Where logs lie is nobody's business.
+    """
+    hardware = machine["processor"] if machine["device"] == "cpu" else machine["device"]
+    slug = re.sub(r"[^a-z0-9]+", "-", f"{hardware} {machine['cores']} cores".lower()).strip("-")
+    day = f"{datetime.date.today():%Y-%m-%d}"  # noqa: DTZ011 - the reader's day
+    out = out or ROOT / "benchmarks" / "results" / f"{theme}_{slug}_{day}.md"
+    lines = raw if isinstance(raw, str) else "".join(json.dumps(one) + "\n" for one in raw)
+    for path, body in ((out, text), (out.with_suffix(".jsonl"), lines)):
+        if body:
+            with new_file(path) as aside:
+                aside.write_text(body.replace(str(DATA.resolve()), "DATA"), encoding="utf-8")
+    return out
+
+
 def publish(chapters: Sequence[Chapter], asked: argparse.Namespace) -> str:
     """Write the tables, and the raw numbers beside them; return the tables."""
     text = page(chapters, shlex.join(["python", "benchmarks/road.py", *asked.shown]), asked.set)
-    machine = chapters[0].log["machine"]
-    hardware = machine["processor"] if machine["device"] == "cpu" else machine["device"]
-    slug = re.sub(r"[^a-z0-9]+", "-", f"{hardware} {machine['cores']} cores".lower()).strip("-")
-    out = asked.out or ROOT / "benchmarks" / "results" / f"road_{slug}_{datetime.date.today():%Y-%m-%d}.md"  # noqa: DTZ011 - the reader's day
-    numbers = raw(chapters).replace(str(DATA.resolve()), "DATA")  # where logs lie is nobody's business
-    for path, body in ((out, text), (out.with_suffix(".jsonl"), numbers)):
-        with new_file(path) as aside:
-            aside.write_text(body, encoding="utf-8")
+    out = write_results("road", chapters[0].log["machine"], text, raw(chapters), asked.out)
     print(f"written to {out}", flush=True)
     return text
 

@@ -9,7 +9,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from regard.cli.options import Data, Json, ModelName, Quiet, Set, SplitRule, VectorSource, app, out, told
+from regard.cli.options import (
+    Data,
+    Ids,
+    Json,
+    ModelName,
+    Quiet,
+    Set,
+    SplitRule,
+    Trust,
+    VectorSource,
+    app,
+    out,
+    told,
+    vectors_of,
+)
 from regard.errors import InputError
 
 if TYPE_CHECKING:
@@ -19,8 +33,6 @@ if TYPE_CHECKING:
 Runs = Annotated[
     list[Path], typer.Argument(help="two runs or more, the first being what others are compared with; or a DATASET")
 ]
-Ids = Annotated[Path | None, typer.Option(help="whose rows these are, where the file does not say")]
-Trust = Annotated[bool, typer.Option("--trust", help="allow files of vectors that can run code when read")]
 ConfigsOf = Annotated[
     list[str] | None,
     typer.Option("--config-of", metavar="WAY=FILE", help="settings of id-only or of one mode; may be repeated"),
@@ -90,13 +102,10 @@ def _transfer(
     as_json: bool,
 ) -> None:
     """Read the vectors, say how much they cover, and make and show the report."""
-    from regard import pipeline
     from regard.transfer.report import transfer_report
     from regard.transfer.table import transfer
 
-    knowledge = pipeline.knowledge(dataset, **source)
-    for line in knowledge.lines() if shown else ():
-        told.print(line, highlight=False, markup=False)
+    knowledge = vectors_of(dataset, **source, shown=shown)
     try:
         found = transfer_report(dataset, settings, folder, vectors=knowledge, console=shown, **walk)
     except KeyboardInterrupt:

@@ -9,6 +9,7 @@ import typer
 
 from regard.cli.options import (
     Data,
+    Ids,
     InterestName,
     Json,
     ModelName,
@@ -17,10 +18,13 @@ from regard.cli.options import (
     Set,
     SplitRule,
     StartRun,
+    Trust,
     UserVectorSource,
     VectorSource,
     app,
+    check_ids,
     out,
+    settings_of,
     told,
 )
 from regard.errors import InputError
@@ -34,10 +38,10 @@ def train(
     interest: InterestName = None,
     retriever: Annotated[Path | None, typer.Option(help="a run whose candidates a ranker puts in order")] = None,
     vectors: VectorSource = None,
-    vector_ids: Annotated[Path | None, typer.Option(help="whose rows these are, where the file does not say")] = None,
+    vector_ids: Ids = None,
     user_vectors: UserVectorSource = None,
     user_vector_ids: Annotated[Path | None, typer.Option(help="the same for --user-vectors")] = None,
-    trust: Annotated[bool, typer.Option("--trust", help="allow files of vectors that can run code when read")] = False,
+    trust: Trust = False,
     start: StartRun = None,
     zero_shot: Annotated[bool, typer.Option("--zero-shot", help="with --from: no training at all")] = False,
     split: SplitRule = None,
@@ -66,10 +70,8 @@ def train(
         "evaluate.seen": seen,
         "train.device": device,
     }
-    changes = [f'{name}="{value}"' for name, value in given.items() if value] + (assignments or [])
-    settings = pipeline.settings_from(config, changes + ["train.zero_shot=true"] * zero_shot, start)
-    if interest and settings.model.name != "ranker":
-        raise InputError(f"--interest is for --model ranker, and this is {settings.model.name}; leave one of them out")
+    changes = (assignments or []) + ["train.zero_shot=true"] * zero_shot
+    settings = settings_of(given, config, changes, start)
     try:
         shown = None if quiet or as_json else told
         known = {
@@ -89,8 +91,8 @@ def _known(dataset: Path, source: str | None, start: Path | None, **how: Any) ->
     """Pretrained vectors, where a source of them was given, or a run that may have one."""
     from regard import pipeline
 
-    if source is None and start is None and how.get("ids"):
-        raise InputError("ids of vectors were given without --vectors (or --user-vectors) SOURCE; say whose they are")
+    if start is None:
+        check_ids(source, how.get("ids"))
     if start is not None:
         return pipeline.knowledge_like(start, dataset, source, **how)
     return pipeline.knowledge(dataset, source, **how) if source else None

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, TextIO
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 from rich.console import Console
+
+from regard.errors import InputError
+
+if TYPE_CHECKING:
+    from regard.config import Settings
+    from regard.data.knowledge import Knowledge
 
 app = typer.Typer(
     help="A recommender built on attention: from an event log to honest recommendations.",
@@ -50,6 +57,8 @@ InterestName = Annotated[
         "seq2seq, gru, lstm, mean, candidate"
     ),
 ]
+Ids = Annotated[Path | None, typer.Option(help="whose rows these are, where the file does not say")]
+Trust = Annotated[bool, typer.Option("--trust", help="allow files of vectors that can run code when read")]
 VectorSource = Annotated[
     str | None,
     typer.Option(
@@ -78,3 +87,37 @@ SplitRule = Annotated[
         help="leave-one-out, time:Q, last-days:N, users:F, parts, random:A,B,C or none; default: as the log allows"
     ),
 ]
+
+
+def settings_of(
+    given: Mapping[str, str | None], config: Path | None, assignments: Sequence[str], start: Path | None = None
+) -> Settings:
+    """Settings of a file or a run to go on from, under flags that stand for one setting each, under `--set`."""
+    from regard import pipeline
+
+    changes = [f'{name}="{value}"' for name, value in given.items() if value]
+    settings = pipeline.settings_from(config, [*changes, *assignments], start)
+    if given.get("model.interest") and settings.model.name != "ranker":
+        raise InputError(f"--interest is for --model ranker, and this is {settings.model.name}; leave one of them out")
+    return settings
+
+
+def vectors_of(
+    dataset: Path, source: str | None, ids: Path | None, *, trust: bool, whose: str = "items", shown: Console | None
+) -> Knowledge | None:
+    """Read pretrained vectors once for many trainings, and say how much they cover."""
+    from regard import pipeline
+
+    check_ids(source, ids)
+    if source is None:
+        return None
+    known = pipeline.knowledge(dataset, source, ids=ids, trust=trust, whose=whose)
+    for line in known.lines() if shown else ():
+        told.print(line, highlight=False, markup=False)
+    return known
+
+
+def check_ids(source: object, ids: Path | None) -> None:
+    """Refuse ids of vectors without vectors."""
+    if source is None and ids is not None:
+        raise InputError(f"{ids} says whose vectors they are, and there are none; name them with --vectors SOURCE")

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from regard.cli.options import Count, Data, Json, RunFolder, app, out
+from regard.cli.options import Count, Data, Ids, Json, RunFolder, Trust, app, out
 from regard.errors import InputError
 
 
@@ -112,8 +112,8 @@ def add_items(
         str | None,
         typer.Option("--vectors", help="where their vectors are; default: where the run has the others from"),
     ] = None,
-    vector_ids: Annotated[Path | None, typer.Option(help="whose rows these are, where the file does not say")] = None,
-    trust: Annotated[bool, typer.Option("--trust", help="allow files of vectors that can run code when read")] = False,
+    vector_ids: Ids = None,
+    trust: Trust = False,
     as_json: Json = False,
 ) -> None:
     """Add items that came after training; they are recommended from now on, by their pretrained vectors.

@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from regard.cli.options import (
+    Ids,
     InterestName,
     Json,
     ModelName,
     Quiet,
     Set,
     SplitRule,
+    Trust,
     UserVectorSource,
     VectorSource,
     app,
     out,
+    settings_of,
     told,
+    vectors_of,
 )
 from regard.errors import InputError
-
-if TYPE_CHECKING:
-    from regard.config import Settings
-    from regard.data.knowledge import Knowledge
 
 Search = Annotated[
     list[str] | None,
@@ -47,10 +45,10 @@ def tune(
     model: ModelName = None,
     interest: InterestName = None,
     vectors: VectorSource = None,
-    vector_ids: Annotated[Path | None, typer.Option(help="whose rows these are, where the file does not say")] = None,
+    vector_ids: Ids = None,
     user_vectors: UserVectorSource = None,
     user_vector_ids: Annotated[Path | None, typer.Option(help="the same for --user-vectors")] = None,
-    trust: Annotated[bool, typer.Option("--trust", help="allow files of vectors that can run code when read")] = False,
+    trust: Trust = False,
     split: SplitRule = None,
     targets: Annotated[str | None, typer.Option(help="next, last or set: which held-back events are targets")] = None,
     seen: Annotated[str | None, typer.Option(help="filter or keep items of the history; default: by the log")] = None,
@@ -80,11 +78,11 @@ def tune(
         "evaluate.seen": seen,
         "train.device": device,
     }
-    settings = _settings(given, config, assignments or [])
+    settings = settings_of(given, config, assignments or [])
     try:
         shown = None if quiet or as_json else told
-        known = _read(dataset, vectors, vector_ids, trust, "items", shown)
-        users = _read(dataset, user_vectors, user_vector_ids, trust, "users", shown)
+        known = vectors_of(dataset, vectors, vector_ids, trust=trust, shown=shown)
+        users = vectors_of(dataset, user_vectors, user_vector_ids, trust=trust, whose="users", shown=shown)
         found = search_for(
             dataset,
             settings,
@@ -99,33 +97,3 @@ def tune(
         told.print("the same command goes on from where it was stopped")
         raise
     tuning(found, out, as_json=as_json)
-
-
-def _settings(given: Mapping[str, str | None], config: Path | None, assignments: Sequence[str]) -> Settings:
-    """What is fixed."""
-    from regard import pipeline
-
-    changes = [f'{name}="{value}"' for name, value in given.items() if value]
-    settings = pipeline.settings_from(config, [*changes, *assignments])
-    if given["model.interest"] and settings.model.name != "ranker":
-        raise InputError(f"--interest is for --model ranker, and this is {settings.model.name}; leave one of them out")
-    return settings
-
-
-def _read(
-    dataset: Path,
-    source: str | None,
-    ids: Path | None,
-    trust: bool,
-    whose: str,
-    shown: Console | None,
-) -> Knowledge | None:
-    """Read pretrained vectors once for all trials, and say how much they cover."""
-    from regard import pipeline
-
-    if source is None:
-        return None
-    known = pipeline.knowledge(dataset, source, ids=ids, trust=trust, whose=whose)
-    for line in known.lines() if shown else ():
-        told.print(line, highlight=False, markup=False)
-    return known
