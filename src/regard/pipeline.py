@@ -18,10 +18,11 @@ from regard.data.describe import describe
 from regard.data.events import EventLog
 from regard.data.items import read_items
 from regard.data.knowledge import Knowledge
-from regard.data.sources import Columns, ItemSource, Recipe
+from regard.data.sources import Columns, ItemSource, Recipe, UserSource
 from regard.data.store import KIND as DATASET
 from regard.data.store import Dataset
 from regard.data.times import TimeKind
+from regard.data.users import read_users
 from regard.errors import InputError, StorageError
 from regard.evaluate.compare import compare as compare_results
 from regard.evaluate.result import Result
@@ -53,6 +54,7 @@ def prepare(
     *,
     columns: Columns | None = None,
     items: ItemSource | None = None,
+    users: UserSource | None = None,
     reading: Reading | None = None,
     config: Path | None = None,
 ) -> dict[str, Any]:
@@ -62,8 +64,9 @@ def prepare(
         raise InputError("expected either sources of events or --config data.toml")
     check_free(out, DATASET)
     log = _read(recipe or list(sources), columns, reading, out.absolute().parent)
-    beside = (recipe.items if recipe else None) or items
-    return describe(Dataset.build(log, out, read_items(beside) if beside else None))
+    beside, people = (recipe.items or items, recipe.users or users) if recipe else (items, users)
+    tables = read_items(beside) if beside else None, read_users(people) if people else None
+    return describe(Dataset.build(log, out, *tables))
 
 
 def inspect(

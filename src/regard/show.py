@@ -61,6 +61,21 @@ def _facts(told: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield f"context {name}", f"{values['values']:,} values: {_counted(top)}{', …' if values['values'] > 5 else ''}"
     if "items" in told:
         yield "item table", f"{told['items']['described']:,} items, with {_counted(told['items']['columns'])}"
+    if "users" in told:
+        yield "user table", _people(told["users"])
+
+
+def _people(users: Mapping[str, Any]) -> str:
+    """How the user table and the users of the log meet: nobody is left out without a word."""
+    reasons = {
+        "only_in_events": "users of the log without a row",
+        "only_in_table": "rows of users without events left out",
+        "duplicate_ids": "rows with the id of an earlier one left out",
+        "missing_ids": "rows without an id left out",
+        "malformed_lines": "malformed lines left out",
+    }
+    notes = [f"{users[key]:,} {reason}" for key, reason in reasons.items() if users[key]]
+    return "; ".join([f"{users['described']:,} users, with {_counted(users['columns'])}", *notes])
 
 
 def _columns(columns: Mapping[str, str | Sequence[str]]) -> str:

@@ -47,8 +47,13 @@ def prepare(
     attribute: Annotated[
         list[str] | None, typer.Option(help="attribute column of the item table, may be repeated")
     ] = None,
+    users: Annotated[Path | None, typer.Option(help="user table beside the log")] = None,
+    user_id: Annotated[str | None, typer.Option(help="id column of the user table")] = None,
+    user_attribute: Annotated[
+        list[str] | None, typer.Option(help="attribute column of the user table, may be repeated")
+    ] = None,
     config: Annotated[
-        Path | None, typer.Option(help="data.toml: several sources, their columns and an item table in one file")
+        Path | None, typer.Option(help="data.toml: several sources, their columns and tables in one file")
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -57,16 +62,21 @@ def prepare(
     Example: `regard prepare clicks.csv --user visitor --item product --time when --out shop`
     """
     from regard import pipeline, show
-    from regard.data.sources import Columns, ItemColumns, ItemSource
+    from regard.data.sources import Columns, ItemColumns, ItemSource, UserColumns, UserSource, named
 
     if dataset is None:
         raise InputError("expected --out FOLDER: where the dataset should be written")
     table = ItemColumns(item_id, title, text, tuple(attribute or ()))
+    people = UserColumns(user_id, tuple(user_attribute or ()))
+    for given, flag, told in ((items, "--items", table), (users, "--users", people)):
+        if given is None and (lost := named(told)):
+            raise InputError(f"column {lost[0]!r} is one of a table beside the log; say which with {flag} FILE")
     built = pipeline.prepare(
         sources or [],
         dataset,
         columns=Columns(user, item, time, behaviour, label, tuple(context or ())),
         items=ItemSource(str(items), table) if items else None,
+        users=UserSource(str(users), people) if users else None,
         reading=pipeline.Reading(separator, encoding, time_kind),
         config=config,
     )

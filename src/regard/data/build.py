@@ -1,4 +1,4 @@
-"""An event log becomes histories: sorted arrays, vocabularies and an aligned item table, in memory or in a folder."""
+"""An event log becomes histories: sorted arrays, vocabularies and aligned tables, in memory or in a folder."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from regard.data.events import EventLog
 from regard.data.items import checked_items, item_report
 from regard.data.repeats import count_repeats, count_ties
 from regard.data.sql import batches
+from regard.data.users import checked_users, user_report
 from regard.data.vocabulary import Vocabulary
 
-ITEM_TABLE = "item-table"
+ITEM_TABLE, USER_TABLE = "item-table", "user-table"
 
 
 @dataclass(frozen=True)
@@ -30,17 +31,20 @@ class Content:
     vocabularies: dict[str, Vocabulary]
     item_table: pa.Table | None
     manifest: dict[str, Any]
+    user_table: pa.Table | None = None
 
 
-def lay_out(log: EventLog, items: pa.Table | None, folder: Path | None) -> Content:
+def lay_out(log: EventLog, items: pa.Table | None, folder: Path | None, users: pa.Table | None = None) -> Content:
     """Sort the events by user, part, time and row; all but the manifest goes to `folder` if there is one."""
     arrays = _arrays(log, folder)
     items = None if items is None else checked_items(items)
     catalogue, table = _catalogue(log.items, items)
+    users = None if users is None else checked_users(users)
+    people = None if users is None else _people(log.users, users)
     context = {f"context-{i}-values": values for i, values in enumerate(log.context_values.values())}
     vocabularies = {"users": log.users, "items": catalogue, **context}
     tables = {name: pa.table({"id": vocabulary.array}) for name, vocabulary in vocabularies.items()}
-    tables |= {} if table is None else {ITEM_TABLE: table}
+    tables |= {name: one for name, one in ((ITEM_TABLE, table), (USER_TABLE, people)) if one is not None}
     if folder is not None:
         for name, content in tables.items():
             with pa.OSFile(str(folder / f"{name}.arrow"), "wb") as sink, pa.ipc.new_file(sink, content.schema) as out:
@@ -53,10 +57,14 @@ def lay_out(log: EventLog, items: pa.Table | None, folder: Path | None) -> Conte
         "arrays": list(arrays),
         "vocabularies": list(vocabularies),
         "item_table": table is not None,
-        "report": log.report | _repeats(arrays) | _coverage(log.items, catalogue, items),
+        "user_table": people is not None,
+        "report": log.report
+        | _repeats(arrays)
+        | _coverage(log.items, catalogue, items)
+        | _user_coverage(log.users, users),
         "fingerprint": _fingerprint(meaning, arrays, tables),
     }
-    return Content(arrays, vocabularies, table, manifest)
+    return Content(arrays, vocabularies, table, manifest, people)
 
 
 def _arrays(log: EventLog, folder: Path | None) -> dict[str, np.ndarray]:
@@ -121,10 +129,23 @@ def _catalogue(seen: Vocabulary, items: pa.Table | None) -> tuple[Vocabulary, pa
         return seen, None
     ids = items.column("id").to_pylist()
     catalogue = seen.grown(ids)
-    row = np.full(len(catalogue) + 1, -1, np.int64)
-    row[catalogue.index(ids)] = np.arange(len(ids))
-    aligned = items.take(pa.array(row[1:], mask=row[1:] < 0)).combine_chunks()
-    return catalogue, aligned.set_column(aligned.column_names.index("id"), "id", catalogue.array)
+    return catalogue, _aligned(items, catalogue)
+
+
+def _people(seen: Vocabulary, users: pa.Table) -> pa.Table:
+    """Align the user table to the users of events: row `u - 1` describes user `u`; nobody else has a row.
+
+    What was counted while reading is left out: it also tells of people who are not here.
+    """
+    return _aligned(users, seen).replace_schema_metadata(None)
+
+
+def _aligned(table: pa.Table, vocabulary: Vocabulary) -> pa.Table:
+    """Put the rows of a table in the order of a vocabulary, by id; nulls stand where an id has no row."""
+    row = np.full(len(vocabulary) + 1, -1, np.int64)
+    row[vocabulary.index(table.column("id").to_pylist())] = np.arange(table.num_rows)
+    aligned = table.take(pa.array(row[1:], mask=row[1:] < 0)).combine_chunks()
+    return aligned.set_column(aligned.column_names.index("id"), "id", vocabulary.array)
 
 
 def _repeats(arrays: dict[str, np.ndarray]) -> dict[str, int]:
@@ -143,8 +164,21 @@ def _coverage(seen: Vocabulary, catalogue: Vocabulary, items: pa.Table | None) -
     return {"items": item_report(items) | report}
 
 
+def _user_coverage(seen: Vocabulary, users: pa.Table | None) -> dict[str, dict[str, Any]]:
+    """Say how the user table and the users of events meet."""
+    if users is None:
+        return {}
+    described = int(np.count_nonzero(seen.index(users.column("id").to_pylist())))
+    report = {
+        "described": described,
+        "only_in_table": users.num_rows - described,
+        "only_in_events": len(seen) - described,
+    }
+    return {"users": user_report(users) | report}
+
+
 def _fingerprint(meaning: dict[str, Any], arrays: dict[str, np.ndarray], tables: dict[str, pa.Table]) -> str:
-    """Hash the content: the same events, ids and item table have the same fingerprint wherever they lie."""
+    """Hash the content: the same events, ids and tables have the same fingerprint wherever they lie."""
     digest = hashlib.blake2b(json.dumps(meaning).encode(), digest_size=16)
     for part in _bytes(arrays, tables):
         digest.update(part)

@@ -59,11 +59,27 @@ class ItemsTable(Section):
         return _as_text(value)
 
 
+class UsersTable(Section):
+    """The `[users]`."""
+
+    path: str | tuple[str, ...]
+    id: str | None = None
+    attributes: tuple[str, ...] = ()
+    separator: str | None = None
+    encoding: str | None = None
+
+    @field_validator("id", "attributes", mode="before")
+    @classmethod
+    def _numbers_are_names(cls, value: Any) -> Any:
+        return _as_text(value)
+
+
 class DataFile(Section):
     """A whole `data.toml`."""
 
     source: tuple[SourceTable, ...] = Field(min_length=1)
     items: ItemsTable | None = None
+    users: UsersTable | None = None
     time_kind: TimeKind | None = None
 
 
@@ -81,7 +97,12 @@ def read_data_file(path: Path) -> DataFile:
         raise SettingsError(f"{path}: {_first(error)}") from None
 
 
-_TABLES: dict[str, type[Section]] = {"source": SourceTable, "items": ItemsTable, "columns": ColumnsTable}
+_TABLES: dict[str, type[Section]] = {
+    "source": SourceTable,
+    "items": ItemsTable,
+    "users": UsersTable,
+    "columns": ColumnsTable,
+}
 
 
 def _first(error: ValidationError) -> str:

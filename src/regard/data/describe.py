@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from regard.data.repeats import count_repeats
 from regard.data.store import Dataset
@@ -20,7 +21,7 @@ def describe(dataset: Dataset) -> dict[str, Any]:
     Keys: sources (paths and columns, guessed ones included); counts; time {kind, unit, first, last, ties};
     events_per_user, events_per_item (quantiles over those with events); repeats {share, exact}: events whose user had
     the item before, and events that are the same in everything; behaviours, context, parts {value: events}; label;
-    items (coverage of the item table); import (rows read, kept, refused, notes, format…).
+    items, users (coverage of the tables beside the log); import (rows read, kept, refused, notes, format…).
     """
     report = dict(dataset.manifest["report"])
     per_item = np.bincount(dataset.item, minlength=dataset.n_items + 1)[1:]
@@ -44,8 +45,9 @@ def describe(dataset: Dataset) -> dict[str, Any]:
         found["parts"] = {"train": train, "test": test}
     if dataset.label is not None:
         found["label"] = _label(dataset.label)
-    if dataset.item_table is not None:
-        found["items"] = report.pop("items", {}) | {"columns": _filled(dataset)}
+    for name, table in (("items", dataset.item_table), ("users", dataset.user_table)):
+        if table is not None:
+            found[name] = report.pop(name, {}) | {"columns": _filled(table)}
     report.pop("time_kind", None)
     return found | {"import": report}
 
@@ -94,8 +96,6 @@ def _label(label: np.ndarray) -> dict[str, Any]:
     return found
 
 
-def _filled(dataset: Dataset) -> dict[str, int]:
-    """Count the items that have a value, by column of the item table."""
-    table = dataset.item_table
-    assert table is not None
+def _filled(table: pa.Table) -> dict[str, int]:
+    """Count the rows that have a value, by column of a table beside the log."""
     return {name: table.num_rows - table.column(name).null_count for name in table.column_names if name != "id"}

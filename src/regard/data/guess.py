@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from regard.data.sources import Columns, ItemColumns
+from regard.data.sources import Columns, ItemColumns, UserColumns
 from regard.errors import InputError
 
 Tiers = tuple[frozenset[str], ...]
@@ -32,6 +32,7 @@ _TIME = _tiers(
     "createdat",
 )
 _ITEM_ID = _ITEM + _tiers("id")
+_USER_ID = _USER + _tiers("id")
 _TITLE = _tiers("title itemtitle producttitle movietitle", "name itemname productname")
 
 
@@ -56,6 +57,12 @@ def guess_item_columns(columns: ItemColumns, names: Sequence[str], shown: str) -
     free = [name for name in names if name not in {columns.title, columns.text, *columns.attributes}]
     found = _needed(_ITEM_ID, free, "id", names, shown)
     return replace(columns, id=found, title=columns.title or _find(_TITLE, free, "title", shown))
+
+
+def guess_user_id(columns: UserColumns, names: Sequence[str], shown: str) -> str:
+    """Return the column of a user table that holds ids, which is guessed where none is named."""
+    free = [name for name in names if name not in columns.attributes]
+    return columns.id or _needed(_USER_ID, free, "id", names, shown)
 
 
 def unused_time(columns: Columns, names: Sequence[str]) -> str | None:

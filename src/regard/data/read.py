@@ -17,7 +17,7 @@ import numpy as np
 
 from regard.data.layout import Layout, find_layout
 from regard.data.records import records
-from regard.data.sources import ItemSource, Source, as_table, find_files, named, numbered
+from regard.data.sources import ItemSource, Source, UserSource, as_table, find_files, named, numbered
 from regard.data.sql import name, quote, reason_of, run
 from regard.data.text import Text, mended, open_text
 from regard.errors import InputError, nearest
@@ -228,7 +228,9 @@ class TableInput:
         return column is not None and bool(_FLOATS.match(self.types[column_of(column, self.names, self.shown)]))
 
 
-def open_inputs(connection: duckdb.DuckDBPyConnection, source: Source | ItemSource, workspace: Path) -> list[Input]:
+def open_inputs(
+    connection: duckdb.DuckDBPyConnection, source: Source | ItemSource | UserSource, workspace: Path
+) -> list[Input]:
     """Open the files or the table of a source: formats and layouts are found out, nothing is loaded yet."""
     if not isinstance(source.path, (str, Path, list, tuple)):
         return [TableInput.of(connection, source.path)]

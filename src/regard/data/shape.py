@@ -24,7 +24,8 @@ class Shape:
 
     histories: the separate histories of a ranker, as (behaviour codes, length); empty = one of all events.
     vectors, user_vectors: values of the pretrained vectors that items and users start from; 0 = there are none.
-    attributes: the form of each item attribute by name; a plain count stands for a category of so many values.
+    attributes, user_attributes: the form of each attribute of items, or of users, by name; a plain count stands for a
+        category of so many values.
     """
 
     items: int
@@ -35,12 +36,12 @@ class Shape:
     histories: tuple[tuple[tuple[int, ...], int], ...] = ()
     vectors: int = 0
     user_vectors: int = 0
+    user_attributes: Mapping[str, Form] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Read forms as JSON gives them back."""
-        told: Mapping[str, Any] = self.attributes
-        forms = {name: Form("category", one) if isinstance(one, int) else Form(*one) for name, one in told.items()}
-        object.__setattr__(self, "attributes", forms)
+        for one in ("attributes", "user_attributes"):
+            object.__setattr__(self, one, _forms(getattr(self, one)))
         histories = tuple((tuple(codes), length) for codes, length in self.histories)
         object.__setattr__(self, "histories", histories)
 
@@ -66,3 +67,7 @@ class Shape:
     def as_dict(self) -> dict[str, Any]:
         """Return what `Shape(**body)` takes back, also from JSON."""
         return asdict(self)
+
+
+def _forms(told: Mapping[str, Any]) -> dict[str, Form]:
+    return {name: Form("category", one) if isinstance(one, int) else Form(*one) for name, one in told.items()}

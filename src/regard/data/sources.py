@@ -1,4 +1,4 @@
-"""Where events and items come from: files, tables, and the `data.toml` that lists several of them."""
+"""Where events, items and users come from: files, tables, and the `data.toml` that lists several of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import pyarrow as pa
 
-from regard.data.datafile import ItemsTable, Part, read_data_file
+from regard.data.datafile import ItemsTable, Part, UsersTable, read_data_file
 from regard.data.times import TimeKind
 from regard.errors import InputError, nearest
 
@@ -43,6 +43,14 @@ class ItemColumns:
 
 
 @dataclass(frozen=True)
+class UserColumns:
+    """Which column of a user table holds what; `id` is guessed where it is None."""
+
+    id: str | None = None
+    attributes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Source:
     """One source of events: `path` is a file, a glob, a list of them, or a table (Arrow, pandas, polars, DuckDB).
 
@@ -66,7 +74,7 @@ class Source:
 
     @classmethod
     def from_toml(cls, path: str | Path) -> Recipe:
-        """Read a `data.toml`: its sources, its item table and its time kind; paths are relative to the file."""
+        """Read a `data.toml`: sources, tables of items and users, time kind; paths are relative to the file."""
         return Recipe.read(Path(path))
 
 
@@ -81,12 +89,23 @@ class ItemSource:
 
 
 @dataclass(frozen=True)
+class UserSource:
+    """A source of users: `path` as in `Source`."""
+
+    path: Any
+    columns: UserColumns = UserColumns()
+    separator: str | None = None
+    encoding: str | None = None
+
+
+@dataclass(frozen=True)
 class Recipe:
     """Everything that makes one dataset."""
 
     sources: tuple[Source, ...]
     items: ItemSource | None = None
     time_kind: TimeKind | None = None
+    users: UserSource | None = None
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -104,13 +123,23 @@ class Recipe:
             )
             for source in body.source
         )
-        return cls(sources, _item_source(body.items, folder) if body.items else None, body.time_kind)
+        items = _item_source(body.items, folder) if body.items else None
+        return cls(sources, items, body.time_kind, _user_source(body.users, folder) if body.users else None)
 
 
 def _item_source(table: ItemsTable, folder: Path) -> ItemSource:
     return ItemSource(
         path=_paths(table.path, folder),
         columns=ItemColumns(table.id, table.title, table.text, table.attributes),
+        separator=table.separator,
+        encoding=table.encoding,
+    )
+
+
+def _user_source(table: UsersTable, folder: Path) -> UserSource:
+    return UserSource(
+        path=_paths(table.path, folder),
+        columns=UserColumns(table.id, table.attributes),
         separator=table.separator,
         encoding=table.encoding,
     )
@@ -198,7 +227,7 @@ def as_table(given: Any) -> pa.Table:
     )
 
 
-def named(columns: Columns | ItemColumns) -> list[str]:
+def named(columns: Columns | ItemColumns | UserColumns) -> list[str]:
     """Return the columns that are given, in order of the fields."""
     texts: list[str] = []
     for value in vars(columns).values():
@@ -206,7 +235,7 @@ def named(columns: Columns | ItemColumns) -> list[str]:
     return texts
 
 
-def numbered(columns: Columns | ItemColumns) -> bool:
+def numbered(columns: Columns | ItemColumns | UserColumns) -> bool:
     """Whether columns are given by number, which means that a file has no header; a mixture is an error."""
     texts = named(columns)
     numbers = [text for text in texts if text.isascii() and text.isdigit()]

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from regard.data.build import ITEM_TABLE, Content, lay_out
+from regard.data.build import ITEM_TABLE, USER_TABLE, Content, lay_out
 from regard.data.events import EventLog
 from regard.data.times import TimeKind
 from regard.data.vocabulary import Vocabulary
@@ -30,6 +30,7 @@ class Dataset:
     (microseconds since 1970 UTC for `timestamp`, the integers for `order`), `behaviour` uint8 (N,) or None (code b is
     `behaviours[b - 1]`, 0 = not given), `label` float32 (N,) or None (NaN = not given), `part` uint8 (N,) or None
     (0 = train, 1 = test), `context` int32 (N,) by name (codes of `context_values[name]`, 0 = not given).
+    `item_table`, `user_table`: what is told of items and users, row i - 1 of index i, null where nothing is; or None.
     """
 
     def __init__(self, content: Content, path: Path | None = None) -> None:
@@ -45,6 +46,7 @@ class Dataset:
         self.context: dict[str, np.ndarray] = {name: arrays[f"context-{i}"] for i, name in enumerate(names)}
         self.context_values = {name: vocabularies[f"context-{i}-values"] for i, name in enumerate(names)}
         self.item_table: pa.Table | None = content.item_table
+        self.user_table: pa.Table | None = content.user_table
         self.time_kind: TimeKind = manifest["time_kind"]
         self.fingerprint: str = manifest["fingerprint"]
 
@@ -74,16 +76,19 @@ class Dataset:
         return None if table is None or "title" not in table.column_names else table.column("title")
 
     @classmethod
-    def build(cls, log: EventLog, out: str | Path | None, items: pa.Table | None = None) -> Dataset:
-        """Sort a log into histories, with an item table beside; in memory where `out` is None, else as a folder.
+    def build(
+        cls, log: EventLog, out: str | Path | None, items: pa.Table | None = None, users: pa.Table | None = None
+    ) -> Dataset:
+        """Sort a log into histories, tables of items and users beside; in memory where `out` is None, else as a folder.
 
-        The catalogue is the items of events in order of first appearance, then those only in the item table. An
-        earlier dataset at `out` is replaced only once the new one is complete; `StorageError` where that fails.
+        The catalogue is the items of events in order of first appearance, then those only in the item table. Users are
+        those of events; others in the user table are left out and counted. An earlier dataset at `out` is replaced only
+        once the new one is complete; `StorageError` where that fails.
         """
         if out is None:
-            return cls(lay_out(log, items, None))
+            return cls(lay_out(log, items, None, users))
         with new_folder(out, KIND) as folder:
-            write_manifest(folder, KIND, lay_out(log, items, folder).manifest)
+            write_manifest(folder, KIND, lay_out(log, items, folder, users).manifest)
         return cls.open(out)
 
     @classmethod
@@ -95,7 +100,9 @@ class Dataset:
             arrays = {name: np.load(path / f"{name}.npy", mmap_mode="r") for name in manifest["arrays"]}
             vocabularies = {name: Vocabulary(_map(path / f"{name}.arrow")["id"]) for name in manifest["vocabularies"]}
             table = _map(path / f"{ITEM_TABLE}.arrow") if manifest["item_table"] else None
-            return cls(Content(arrays, vocabularies, table, manifest), path)
+            told = manifest.get("user_table", False)  # datasets of before there were any do not say
+            people = _map(path / f"{USER_TABLE}.arrow") if told else None
+            return cls(Content(arrays, vocabularies, table, manifest, people), path)
         except (OSError, ValueError, KeyError, EOFError, pa.ArrowException) as error:
             raise StorageError(f"dataset {path} is damaged ({error}); make it again with `regard prepare`") from None
 
