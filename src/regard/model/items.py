@@ -14,53 +14,37 @@ from regard.data.attributes import item_attributes
 from regard.data.shape import Shape
 from regard.data.store import Dataset
 from regard.data.vocabulary import collisions
+from regard.model.attributes import AttributeTable
+from regard.model.attributes import vectors as vectors
 from regard.model.transfer import Initial, build_transfer, id_width
 
 _SMALL = ("ranker", "matrix-factorization")  # they learn less by heart where vectors start small: docs/log.md
 
 
-class ItemTable(nn.Module):
+class ItemTable(AttributeTable):
     """Item vectors: of the id, plus one of each attribute, so that what is alike shares what is learned.
 
     With V items: the id has a row of its own, or with `model.hash_rows` the sum of k hashed rows divided by sqrt(k)
-    (Weinberger et al. 2009, arXiv 0902.2206; several hashes: Svenstrup et al. 2017, arXiv 1709.03933). A category has a
-    vector for each value; numbers and vectors are projected linearly, and where they are not given a learned vector
-    stands for them. Unknown items, of which nothing is given, have row 0.
-
-    What `fill` reads from a dataset is kept in buffers, so that saved weights need no dataset: `hashes` (V + 1, k),
-    `codes` (categories, V + 1), `measures` (V + 1, numbers side by side, each attribute followed by a column that
-    is 1 where it is not given). Attributes go by name: they lie in alphabetical order, whatever order they are told in.
+    (Weinberger et al. 2009, arXiv 0902.2206; several hashes: Svenstrup et al. 2017, arXiv 1709.03933). Unknown items,
+    of which nothing is given, have row 0. What `fill` reads from a dataset is kept in buffers, so that saved weights
+    need no dataset: attributes, and `hashes` (V + 1, k).
     """
 
     def __init__(self, shape: Shape, settings: ModelSettings) -> None:
         super().__init__()
         width, rows = settings.width, settings.hash_rows
-        forms = dict(sorted(shape.attributes.items()))
-        self.categories = [name for name, form in forms.items() if form.kind == "category"]
-        self.measured = {name: form.size for name, form in forms.items() if form.kind != "category"}
         scale = first_scale(settings)
         self.pretrained = build_transfer(shape.items, shape.vectors, settings, scale)
         self.item = self._first(rows or shape.items, settings, scale)
-        self.values = nn.ParameterList([vectors(forms[name].size + 1, width, scale) for name in self.categories])
-        self.directions = nn.Parameter(scale * self._directions(width)) if self.measured else None
+        self.describe(shape.attributes, shape.items, width, scale)
+        self.by_rows = False  # the gradient of `item` is sparse where items are asked for one by one
         self.hashes: Tensor | None
-        self.codes: Tensor
-        self.measures: Tensor | None
         hashes = torch.zeros(shape.items + 1, settings.hash_functions, dtype=torch.int32) if rows else None
         self.register_buffer("hashes", hashes)
-        self.register_buffer("codes", torch.zeros(len(self.categories), shape.items + 1, dtype=torch.int64))
-        columns = sum(self.measured.values()) + len(self.measured)
-        self.register_buffer("measures", torch.zeros(shape.items + 1, columns) if self.measured else None)
 
     def fill(self, dataset: Dataset) -> None:
         """Read attributes, and hashes of raw ids, of the dataset whose `Shape` this table was built for."""
-        found = item_attributes(dataset, [*self.categories, *self.measured])
-        for row, name in enumerate(self.categories):
-            self.codes[row] = torch.from_numpy(found[name].values)
-        if self.measures is not None:
-            values = [torch.from_numpy(found[name].values) for name in self.measured]
-            parts = [part for one in values for part in (one.nan_to_num(0.0), one.isnan().any(1, keepdim=True))]
-            self.measures.copy_(torch.cat(parts, 1))
+        self.read(item_attributes(dataset, [*self.categories, *self.measured]))
         if self.hashes is not None and self.item is not None:
             self.hashes.copy_(torch.from_numpy(dataset.items.hashed(len(self.item) - 1, self.hashes.shape[1])))
 
@@ -90,10 +74,7 @@ class ItemTable(nn.Module):
             self.pretrained.grow(rows, told)
         if self.hashes is not None:
             self.hashes = torch.cat([self.hashes, self.hashes.new_zeros(count, self.hashes.shape[1])])
-        self.codes = torch.cat([self.codes, self.codes.new_zeros(len(self.codes), count)], 1)
-        if self.measures is not None:
-            absent = torch.cat([torch.tensor([0.0] * size + [1.0]) for size in self.measured.values()])
-            self.measures = torch.cat([self.measures, absent.to(self.measures).expand(count, -1)])
+        self.append(count)
 
     @property
     def started(self) -> list[nn.Parameter]:
@@ -109,18 +90,7 @@ class ItemTable(nn.Module):
     def forward(self, items: Tensor | None = None) -> Tensor:
         """Vectors of the items (R,) -> (R, width), or of all: (V + 1, width)."""
         table = self._ids(items) if self.pretrained is None else self.pretrained(self._own(items), items)
-        for values, codes in zip(self.values, self.codes, strict=True):
-            table = table + functional.embedding(codes if items is None else codes[items], values)
-        if self.directions is not None and self.measures is not None:
-            table = table + (self.measures if items is None else self.measures[items]) @ self.directions
-        return table
-
-    def _directions(self, width: int) -> Tensor:
-        """Rows of length about one for a number, for a vector as a whole, and for what is not given."""
-        parts = [torch.randn(size + 1, width) * width**-0.5 for size in self.measured.values()]
-        for part in parts:
-            part[:-1] /= max(len(part) - 1, 1) ** 0.5
-        return torch.cat(parts)
+        return self.added_to(table, items)
 
     def _first(self, rows: int, settings: ModelSettings, scale: float) -> nn.Parameter | None:
         """Learned rows before training; from zero where a pretrained vector tells items apart."""
@@ -135,10 +105,10 @@ class ItemTable(nn.Module):
     def _ids(self, items: Tensor | None) -> Tensor:
         assert self.item is not None
         if self.hashes is None:
-            return self.item if items is None else functional.embedding(items, self.item)
+            return self.item if items is None else functional.embedding(items, self.item, sparse=self.by_rows)
         hashes = self.hashes if items is None else self.hashes[items]
         # int32 saves half of the buffer, but gradients through it take six times as long
-        rows: Tensor = functional.embedding_bag(hashes.long(), self.item, mode="sum")
+        rows: Tensor = functional.embedding_bag(hashes.long(), self.item, mode="sum", sparse=self.by_rows)
         return rows / math.sqrt(hashes.shape[1])
 
 
@@ -156,8 +126,3 @@ def user_table(shape: Shape, settings: ModelSettings) -> ItemTable:
 def first_scale(settings: ModelSettings) -> float:
     """The length that vectors have before training, of items and of what is added to them."""
     return settings.vector_scale or (0.1 if settings.name in _SMALL else 1.0)
-
-
-def vectors(count: int, width: int, scale: float) -> nn.Parameter:
-    """Rows of length about `scale`: with the final norm and 1, logits start near zero mean and unit spread."""
-    return nn.Parameter(torch.randn(count, width) * (scale * width**-0.5))
