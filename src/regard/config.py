@@ -72,6 +72,7 @@ class ModelSettings(Section):
     )
     behaviours: bool = Field(True, description="embed behaviour types where the data has more than one")
     attributes: tuple[str, ...] = Field((), description="columns of the item table whose values are embedded too")
+    user_attributes: tuple[str, ...] = Field((), description="columns of the user table that a ranker reads")
     context: tuple[str, ...] = Field((), description="context columns read at the moment of the request")
     request_time: bool = Field(False, description="read the moment of the request too: extra information; timestamps")
     time_gaps: bool = Field(False, description="embed the time since the previous event; needs timestamps")

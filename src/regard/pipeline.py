@@ -34,9 +34,10 @@ from regard.recommend.additions import VectorMaker, added
 from regard.recommend.recommender import Recommendation, Recommender
 from regard.recommend.run import KIND, OWN, PROGRESS, Run, save_run
 from regard.training.baselines import choose
-from regard.training.learning import learn, user_counts
+from regard.training.learning import learn
 from regard.training.measuring import Evaluation as Evaluation
 from regard.training.measuring import evaluate as evaluate
+from regard.training.people import user_counts
 from regard.training.protocol import Protocol, with_metric
 from regard.training.start import Start, check_start
 from regard.training.transfer import Fitted

@@ -23,6 +23,7 @@ from regard.model.dropout import Dropout
 from regard.model.embedding import FORGOTTEN, EventEmbedding
 from regard.model.interest import build_interest
 from regard.model.items import ItemTable, user_table
+from regard.model.people import UserAttributes
 from regard.model.scorer import CandidateModel
 
 
@@ -42,8 +43,8 @@ class Ranker(nn.Module):
     """Probability that a candidate is what a request leads to, by target attention over the history.
 
     Features of a candidate: its item vector, what each history says of it (interest), one vector per context column,
-    and the user's vector if asked for. The head is an MLP on all of them, with the products of candidate and interests;
-    or, `linear`, additive pooling over these field vectors and one linear map.
+    the user's vector if asked for, and one per attribute of the user. The head is an MLP on all of them, with the
+    products of candidate and interests; or, `linear`, additive pooling over these field vectors and one linear map.
 
     Where negatives were sampled, logits are corrected by the log of how often an item is drawn (King and Zeng 2001, on
     case-control sampling): what comes out is the log-odds among all items, whatever was sampled.
@@ -68,13 +69,16 @@ class Ranker(nn.Module):
         self.user = user_table(shape, settings) if settings.user_ids else None
         self.fields = ("item", *(f"history {at + 1}" for at in range(len(sizes))), *shape.context)
         self.fields += ("user",) * settings.user_ids
-        plain = [width, *sizes, *[width] * (len(shape.context) + settings.user_ids)]
+        self.user_attributes = UserAttributes(shape, width) if shape.user_attributes else None
+        if self.user_attributes is not None:
+            self.fields += tuple(f"user {name}" for name in self.user_attributes.names)
+        plain = [width, *sizes, *[width] * (len(self.fields) - 1 - len(sizes))]
         self.head: nn.Module
         if settings.head == "linear":
             self.head = FieldHead(plain, settings)
         else:
             self.head = MlpHead(sum(plain) + width * sizes.count(width), settings)
-        self.personal = settings.user_ids
+        self.personal = settings.user_ids or self.user_attributes is not None
         self.known: Tensor
         self.trained: Tensor
         self.register_buffer("known", torch.zeros(shape.items + 1, dtype=torch.bool))
@@ -133,17 +137,21 @@ class Ranker(nn.Module):
         return found, weights if return_weights else None
 
     def _moment(self, requests: Requests) -> list[Tensor]:
-        """Vectors (C, W) of the context columns and the user of each candidate's request.
+        """Vectors (C, W) of the context columns, the user and what is told of them, for each candidate's request.
 
-        In training a share of the requests loses each of them, so that code 0 (not given) has a meaning too.
+        In training a share of the requests loses each of them, so that code 0 (not given) has a meaning too. Where
+        attributes are read, a share also loses the user altogether: so asks a history that belongs to nobody.
         """
         owner = requests.request_of_candidate
         found = []
         for at, vectors in enumerate(self.asked):
             codes = torch.zeros_like(requests.users) if requests.context is None else requests.context[:, at]
             found.append(functional.embedding(self._told(codes), vectors)[owner])
+        users = requests.users if self.user_attributes is None else self._told(requests.users)
         if self.user is not None:
-            found.append(self.user(self._told(requests.users))[owner])
+            found.append(self.user(self._told(users))[owner])
+        if self.user_attributes is not None:
+            found += [each[owner] for each in self.user_attributes(users)]
         return found
 
     def _told(self, codes: Tensor) -> Tensor:

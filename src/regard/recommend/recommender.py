@@ -264,6 +264,7 @@ class Recommender:
         if model.name in (FACTORIZATION, *BASELINES):
             return ""
         behaviours = ["behaviours"] if model.behaviours and len(self.run.behaviours) > 1 else []
+        behaviours += [f"the user's {', '.join(model.user_attributes)}"] if model.user_attributes else []
         return " and ".join(behaviours + ["times"] * (model.time_lags or model.time_gaps))
 
     def _request(self, context: Mapping[str, str], notes: list[str]) -> Tensor | None:

@@ -212,7 +212,7 @@ def save_run(
             _link(str(progress / "log.jsonl"), str(aside / "log.jsonl"))
         for whose, maker in (makers or {}).items():
             maker.save(aside, whose)
-        if getattr(model, "personal", False):
+        if getattr(model, "user", None) is not None:
             with pa.OSFile(str(aside / _USERS), "wb") as sink:
                 table = pa.table({"id": dataset.users.array})
                 with pa.ipc.new_file(sink, table.schema) as writer:

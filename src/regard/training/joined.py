@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from regard.data.attributes import item_attributes
+from regard.data.attributes import Attribute, item_attributes
 from regard.data.store import Dataset
 from regard.data.vocabulary import Vocabulary
 from regard.errors import InputError
+from regard.model.attributes import AttributeTable
 from regard.model.models import Learned
+from regard.model.ranker import Ranker
 from regard.recommend.run import Run
 
 FLAGS = ("known", "trained", "met")
@@ -54,22 +58,50 @@ class Join:
         return {"copied": self.copied, "new": new, "left_out": self.before - self.copied}
 
 
-def joins_of(run: Run, dataset: Dataset, model: Learned) -> dict[str, Join]:
+@dataclass(frozen=True)
+class Told:
+    """What is told of items, or of users, on both sides: the table that reads it, attributes here, meanings there."""
+
+    table: AttributeTable
+    here: Mapping[str, Attribute]
+    then: Mapping[str, Any]
+
+    def rescale(self) -> None:
+        """Bring numbers and vectors, which the dataset has scaled by itself, to the scale of the run."""
+        at = 0
+        for name, size in self.table.measured.items():
+            assert self.table.measures is not None
+            now, then = self.here[name], self.then[name]
+            values, absent = self.table.measures[:, at : at + size], self.table.measures[:, at + size : at + size + 1]
+            moved = (values * now.spread + now.centre - then["centre"]) / then["spread"]
+            values.copy_(torch.where(absent > 0, values, moved))
+            at += size + 1
+
+
+def attributes_of(run: Run, dataset: Dataset, model: Learned, users: Mapping[str, Attribute]) -> dict[str, Told]:
+    """Attributes of items, and those of users, by the name of the kind; `users` are those of the dataset."""
+    table, then = model.item_embedding, run.manifest.get("attributes", {})
+    found = {"attribute": Told(table, item_attributes(dataset, [*table.categories, *table.measured]), then)}
+    if isinstance(model, Ranker) and model.user_attributes is not None:
+        found["user attribute"] = Told(model.user_attributes, users, run.manifest["user_attributes"])
+    return found
+
+
+def joins_of(run: Run, dataset: Dataset, model: Learned, attributes: Mapping[str, Told]) -> dict[str, Join]:
     """How ids of every kind are joined."""
     told = run.manifest
     found = {"items": Join.of(run.items, dataset.items, told["dataset"]["items"])}
     found["behaviours"] = Join.of(Vocabulary.of(told["dataset"]["behaviours"]), Vocabulary.of(dataset.behaviours))
-    if getattr(model, "personal", False):
+    if getattr(model, "user", None) is not None:
         if run.users is None:
             raise InputError(f"--from {run.path} was written before runs kept ids of users; train it again")
         found["users"] = Join.of(run.users, dataset.users)
     for name in told["context"]:
         found[f"context {name}"] = Join.of(run.context[name], dataset.context_values[name])
-    names = model.item_embedding.categories
-    here = item_attributes(dataset, names)
-    for name in names:
-        values = told["attributes"][name]["values"]
-        found[f"attribute {name}"] = Join.of(Vocabulary.of(values), Vocabulary.of(here[name].names))
+    for kind, sides in attributes.items():
+        for name in sides.table.categories:
+            values = sides.then[name]["values"]
+            found[f"{kind} {name}"] = Join.of(Vocabulary.of(values), Vocabulary.of(sides.here[name].names))
     return found
 
 
@@ -77,7 +109,7 @@ def kind_of(name: str, model: Learned) -> str:
     """Whose rows a tensor of a model holds: those of ids of a kind; `plain` = of no ids; `given` = of the dataset."""
     first, _, last = name.rpartition(".")
     context: tuple[str, ...] = getattr(model, "context", ())
-    if first in ("item_embedding", "user") or first.endswith(".pretrained"):
+    if first in ("item_embedding", "user", "user_attributes") or first.endswith(".pretrained"):
         if last in ("hashes", "codes", "measures", "rows", "told", "gate"):
             return "given"
         if last == "item":
@@ -85,6 +117,8 @@ def kind_of(name: str, model: Learned) -> str:
             return "plain" if hashed else "items" if first == "item_embedding" else "users"
     if first == "item_embedding.values":
         return f"attribute {model.item_embedding.categories[int(last)]}"
+    if first == "user_attributes.values" and isinstance(model, Ranker) and model.user_attributes is not None:
+        return f"user attribute {model.user_attributes.categories[int(last)]}"
     if first in ("request.tables", "asked"):
         return f"context {context[int(last)]}"
     return _OWN.get(name, "plain")
@@ -95,16 +129,3 @@ _OWN = {
     **dict.fromkeys(("user_bias", "met"), "users"),
     "embedding.behaviour": "behaviours",
 }
-
-
-def rescale(model: Learned, run: Run, dataset: Dataset) -> None:
-    """Bring numbers and vectors among item attributes, which the dataset has scaled by itself, to the run's scale."""
-    table, at = model.item_embedding, 0
-    here = item_attributes(dataset, list(table.measured))
-    for name, size in table.measured.items():
-        assert table.measures is not None
-        now, then = here[name], run.manifest["attributes"][name]
-        values, absent = table.measures[:, at : at + size], table.measures[:, at + size : at + size + 1]
-        moved = (values * now.spread + now.centre - then["centre"]) / then["spread"]
-        values.copy_(torch.where(absent > 0, values, moved))
-        at += size + 1

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from rich.console import Console
 
+from regard.data.attributes import Attribute
 from regard.data.batches import TrainingBatches
 from regard.data.requests import RequestBatches
-from regard.data.shape import Shape
+from regard.data.shape import Form, Shape
 from regard.data.vocabulary import collision_line
 from regard.errors import SettingsError, nearest
 from regard.evaluate.compare import ERRORS
@@ -26,6 +26,7 @@ from regard.model.retriever import Retriever
 from regard.train.loop import Batches, autocast_type, choose_device, fit, set_threads
 from regard.train.progress import Watch
 from regard.training.baselines import told
+from regard.training.people import coverage, people, people_line, user_counts
 from regard.training.protocol import Protocol, asks_labels, check_learnable, median_gap
 from regard.training.start import Start, start_line
 from regard.training.transfer import Fitted
@@ -53,13 +54,18 @@ def learn(
     set_threads(settings.train.threads)
     torch.manual_seed(settings.train.seed)
     counts = protocol.split.training_item_counts(dataset)
-    shape = _shape(protocol, fitted, fitted_users)
+    users = people(protocol)
+    shape = _shape(protocol, users, fitted, fitted_users)
     model = build(settings, shape)
     assert isinstance(model, Learned)
     model.item_embedding.fill(dataset)
+    if isinstance(model, Ranker) and model.user_attributes is not None:
+        model.user_attributes.read(users)
     hashing = model.item_embedding.collisions()
     if console and hashing:
         console.print(collision_line(hashing), highlight=False)
+    if console and users:
+        console.print(people_line(users), highlight=False, markup=False, soft_wrap=True)
     model.known, model.trained = torch.from_numpy(counts > 0), torch.from_numpy(counts > 0)
     if fitted is not None:
         fitted.hand_to(model, counts)
@@ -93,23 +99,21 @@ def learn(
     found = {"validation": best["validation"], "epochs": rows, "targets": notes, "from": begun}
     found["vectors"] = None if fitted is None else fitted.facts
     found["user_vectors"] = None if fitted_users is None else fitted_users.facts
+    found["user_attributes"] = coverage(users)
     return model, told(shape=shape.as_dict(), hashing=hashing, median_gap=median_gap(protocol), **found)
 
 
-def _shape(protocol: Protocol, fitted: Fitted | None, fitted_users: Fitted | None) -> Shape:
-    """What the model must know of the dataset and of pretrained vectors to be built."""
+def _shape(
+    protocol: Protocol, users: Mapping[str, Attribute], fitted: Fitted | None, fitted_users: Fitted | None
+) -> Shape:
+    """What the model must know of the dataset, of attributes of its users and of pretrained vectors to be built."""
     dataset, settings = protocol.dataset, protocol.settings
     shape = Shape.of(dataset, settings.model.attributes, settings.model.context)
     if settings.model.name == "ranker" and settings.data.histories:
         shape = replace(shape, histories=histories_of(settings.data.histories, dataset.behaviours))
     widths = [0 if one is None else one.rows.shape[1] for one in (fitted, fitted_users)]
-    return replace(shape, vectors=widths[0], user_vectors=widths[1])
-
-
-def user_counts(protocol: Protocol) -> npt.NDArray[np.int64]:
-    """Training events of each user, (n_users + 1,)."""
-    starts, ends = protocol.split.training(protocol.dataset)
-    return np.asarray(ends - starts)
+    forms = {name: Form(one.kind, one.size) for name, one in users.items()}
+    return replace(shape, vectors=widths[0], user_vectors=widths[1], user_attributes=forms)
 
 
 def _task(protocol: Protocol, model: Learned) -> tuple[Batches, Validate | None, dict[str, Any]]:

@@ -29,7 +29,8 @@ from regard.model.baseline import BASELINES
 from regard.model.models import Learned
 from regard.recommend.additions import VectorMaker
 from regard.recommend.run import WEIGHTS, Run
-from regard.training.joined import FLAGS, Join, joins_of, kind_of, rescale
+from regard.training.joined import FLAGS, Join, attributes_of, joins_of, kind_of
+from regard.training.people import people
 from regard.training.protocol import Protocol
 
 _FREE = ("dropout", "negatives", "id_dropout", "vector_scale")  # of the model's settings: what no weight depends on
@@ -130,13 +131,15 @@ class Start:
         table = model.item_embedding
         mine, theirs = model.state_dict(), self.run.stage().state_dict()
         named = hasattr(model, "item_bias") or table.item is not None  # else nothing belongs to the id of an item
-        joins = joins_of(self.run, protocol.dataset, model)
+        told_of = attributes_of(self.run, protocol.dataset, model, people(protocol))
+        joins = joins_of(self.run, protocol.dataset, model, told_of)
         kinds = {name: kind_of(name, model) for name in {**mine, **theirs}}
-        people = bool(getattr(model, "personal", False) and joins["users"].copied)
-        self._check_cut(protocol, people or (named and joins["items"].copied > 0))
+        met = "users" in joins and joins["users"].copied > 0
+        self._check_cut(protocol, met or (named and joins["items"].copied > 0))
         if table.item is not None and table.hashes is None:
             _check_titles(self.run, protocol.dataset, joins["items"])
-        rescale(model, self.run, protocol.dataset)
+        for one in told_of.values():
+            one.rescale()
         rows, plain = {}, 0
         for name, kind in kinds.items():
             here, there = mine.get(name), theirs.get(name)
@@ -194,16 +197,18 @@ class Start:
 
 def _check_forms(run: Run, shape: Shape) -> None:
     """Refuse attributes that are of another kind, or longer, than those of the run."""
-    before = Shape(**run.manifest["shape"]).attributes
-    if before and "attributes" not in run.manifest:
+    before = Shape(**run.manifest["shape"])
+    if before.attributes and "attributes" not in run.manifest:
         raise InputError(f"--from {run.path} was written before runs kept values of attributes; train it again")
-    for name, form in shape.attributes.items():
-        sizes = [one._replace(size=0) if one.kind == "category" else one for one in (before[name], form)]
+    items = [("item", name, before.attributes[name], form) for name, form in shape.attributes.items()]
+    users = [("user", name, before.user_attributes[name], form) for name, form in shape.user_attributes.items()]
+    for whose, name, *forms in items + users:
+        sizes = [one._replace(size=0) if one.kind == "category" else one for one in forms]
         if sizes[0] != sizes[1]:
             said = [f"a {one.kind}" + f" of {one.size} numbers" * (one.kind == "vector") for one in sizes]
             raise SettingsError(
-                f"--from {run.path}: item attribute {name} is {said[0]} there and {said[1]} here; prepare the dataset "
-                "with the same column, or train without --from"
+                f"--from {run.path}: {whose} attribute {name} is {said[0]} there and {said[1]} here; prepare the "
+                "dataset with the same column, or train without --from"
             )
 
 
