@@ -121,7 +121,7 @@ def attend_row_by_row(query, keys, values, *, query_offsets, key_offsets, causal
                 scores = logits.exp() * allowed
                 share = scores / scores.sum(1, keepdim=True) if len(k) else scores
             else:
-                share = logits if normalize == "none" else logits * torch.sigmoid(logits) / max(1, len(k))
+                share = logits if normalize == "none" else logits * torch.sigmoid(logits) / allowed.sum(1, keepdim=True)
                 share = share * allowed
             per_head.append(share @ v[:, head])
             weights.append(share)
@@ -257,7 +257,7 @@ def attend_query_by_query(logits, values, *, query_offsets, key_offsets, spans=N
             if seen:
                 own = torch.stack([logits(query, first + key) for key in seen])
                 if normalize == "silu":
-                    own = own * torch.sigmoid(own) / (stop - start)
+                    own = own * torch.sigmoid(own) / len(seen)
                 share = share.index_put((torch.tensor(seen),), own.softmax(0) if normalize == "softmax" else own)
             out.append(torch.einsum("kh,khv->hv", share, values[first:end]))
             weights.append(share)

@@ -64,6 +64,9 @@ class ModelSettings(Section):
     blocks: int = Field(2, ge=1, description="attention blocks")
     heads: int = Field(2, ge=1, description="attention heads; must divide width")
     feed_forward: Literal["plain", "gated"] = Field("gated", description="plain (GELU) or gated (SwiGLU) feed-forward")
+    residual: Literal["plain", "gated"] = Field(
+        "plain", description="what a block makes is added as it is, or times a learned gate (LiGR)"
+    )
     expansion: float = Field(2.0, gt=0, description="hidden size of the feed-forward, as a multiple of width")
     dropout: float = Field(0.2, ge=0, lt=1, description="share of values dropped after embedding and in every block")
     window: int = Field(200, ge=1, le=100_000, description="most recent events that the model reads at once")
@@ -77,6 +80,7 @@ class ModelSettings(Section):
     request_time: bool = Field(False, description="read the moment of the request too: extra information; timestamps")
     time_gaps: bool = Field(False, description="embed the time since the previous event; needs timestamps")
     time_lags: bool = Field(False, description="attention sees the time between events (rotary); needs timestamps")
+    time_bias: bool = Field(False, description="attention sees it by a bias for each octave; needs timestamps")
     vector_scale: float = Field(
         0.0,
         ge=0,
@@ -113,6 +117,9 @@ class ModelSettings(Section):
     outputs: int = Field(1, ge=1, description="outputs of a ranker's head")
     user_ids: bool = Field(False, description="a ranker learns a vector for every user")
     biases: bool = Field(True, description="matrix-factorization: a mean, and biases of users and items")
+    temperature: float = Field(
+        0.0, ge=0, description="scores of a retriever are cosines divided by this, such as 0.05; 0 = dot products"
+    )
     negatives: int = Field(0, ge=0, description="sampled softmax with so many negatives a batch; 0 = full softmax")
 
 

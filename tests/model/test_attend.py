@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from reference import assert_same, attend_query_by_query, attend_row_by_row
 from regard.model.attend import Normalize, attend, mix, pairs, pool
 from regard.model.attention import SelfAttention
+from regard.model.blocks import Block
 
 LENGTHS = st.lists(st.sampled_from([0, 1, 2, 3, 5, 7, 13]), min_size=1, max_size=7)
 HEADS, WIDTH, VALUES = 3, 5, 7  # primes, so that no axis can stand for another
@@ -22,6 +23,11 @@ def offsets_of(lengths: list[int]) -> Tensor:
 
 def distance(query: Tensor, key: Tensor) -> Tensor:
     return torch.stack([-0.1 * (head + 1) * (query - key).abs().double() for head in range(HEADS)])
+
+
+def distances(block: Block, dtype: torch.dtype) -> Tensor:
+    """The same as `attend` asks for it."""
+    return distance(*block.places).to(dtype)[None]
 
 
 @given(
@@ -42,9 +48,9 @@ def test_equals_a_loop_over_rows(
         for rows, width in ((lengths, WIDTH), (keys, WIDTH), (keys, VALUES))
     ]
     places = {"query_offsets": offsets_of(lengths), "key_offsets": offsets_of(keys)}
-    form = {"causal": causal, "bias": distance if biased else None, "normalize": normalize}
-    ours = attend(*tensors, **places, **form, return_weights=weights)
-    theirs, expected = attend_row_by_row(*tensors, **places, **form)
+    form = {"causal": causal, "normalize": normalize}
+    ours = attend(*tensors, **places, **form, bias=distances if biased else None, return_weights=weights)
+    theirs, expected = attend_row_by_row(*tensors, **places, **form, bias=distance if biased else None)
     torch.testing.assert_close(ours.values, theirs)
     towards = torch.randn_like(theirs)
     if not ours.values.requires_grad:  # no query met a key: nothing depends on anything
@@ -153,7 +159,7 @@ def test_spans_equal_a_loop_over_queries(
         return dots + distance(inside[0][q], inside[1][k]) if biased else dots
 
     form = {"causal": causal, "normalize": normalize}
-    ours = attend(*tensors, **places, **form, bias=distance if biased else None, return_weights=weights)
+    ours = attend(*tensors, **places, **form, bias=distances if biased else None, return_weights=weights)
     theirs, expected = attend_query_by_query(logits, value, **places, **form)
     assert_same(ours.values, theirs, tensors)
     if weights:

@@ -13,6 +13,7 @@ from regard.config import ModelSettings
 from regard.data.batches import Histories, TrainingBatch, asked_at
 from regard.data.shape import Shape
 from regard.model.embedding import gap_buckets, places
+from regard.model.positions import LagBias, RelativeBias
 from regard.model.retriever import Retriever
 
 ITEMS = 23
@@ -24,6 +25,12 @@ FORMS: list[dict[str, object]] = [
     {"request_time": True, "time_lags": True, "context": ("hour", "device")},
     {"positions": "rotary", "time_lags": True},
     {"positions": "relative"},
+    {"time_bias": True, "residual": "gated"},
+    {"time_bias": True, "request_time": True, "positions": "relative", "temperature": 0.1, "negatives": 5},
+    {"name": "hstu"},
+    {"name": "hstu", "time_bias": True, "time_lags": True, "positions": "none"},
+    {"name": "hstu", "time_bias": True, "request_time": True, "temperature": 0.05, "context": ("hour", "device")},
+    {"name": "seq2seq", "time_bias": True},
     *({"name": name} for name in ("mean", "gru", "lstm", "additive", "seq2seq")),
 ]
 
@@ -35,6 +42,9 @@ def retriever(form: dict[str, object]) -> Retriever:
     model.item_embedding.codes[0] = torch.arange(ITEMS + 1) % 5
     with torch.no_grad():
         model.nothing.normal_()
+        for module in model.modules():
+            if isinstance(module, RelativeBias | LagBias):
+                module.table.normal_()
         for table in model.request.tables if model.request is not None else ():
             table.normal_()
     return model
@@ -93,8 +103,10 @@ def test_asking_for_weights_changes_nothing(form: dict[str, object]) -> None:
         heads = 1 if model.name == "mean" else form.get("heads", 2)
         assert tuple(block[0].shape) == (5, 5, heads)
         assert block[1].numel() == 0
-        torch.testing.assert_close(block[0].sum(1), torch.ones(5, heads))
-    assert len(weights) == {"gru": 0, "lstm": 0, "self-attention": form.get("blocks", 2)}.get(model.name, 1)
+        if model.name != "hstu":  # pointwise weights add up to anything
+            torch.testing.assert_close(block[0].sum(1), torch.ones(5, heads))
+    stacked = dict.fromkeys(("self-attention", "hstu"), form.get("blocks", 2))
+    assert len(weights) == {"gru": 0, "lstm": 0, **stacked}.get(model.name, 1)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -146,9 +158,10 @@ def test_the_moment_of_a_request_counts_where_it_is_read() -> None:
     model = retriever({"request_time": True, "time_lags": True, "context": ("hour", "device")})
     assert not torch.allclose(model.scores(batch), model.scores(later))
     assert not torch.allclose(model.scores(batch), model.scores(elsewhere))
-    unasked = retriever({})
-    assert torch.equal(unasked.scores(batch), unasked.scores(later))
-    assert torch.equal(unasked.scores(batch), unasked.scores(elsewhere))
+    for form in ({}, {"time_bias": True}, {"time_lags": True, "time_gaps": True}, {"name": "hstu", "time_bias": True}):
+        unasked = retriever(form)
+        assert torch.equal(unasked.scores(batch), unasked.scores(later))
+        assert torch.equal(unasked.scores(batch), unasked.scores(elsewhere))
 
 
 def test_code_zero_of_behaviours_and_context_learns_in_training() -> None:
@@ -187,10 +200,55 @@ def test_attributes_are_added_to_item_vectors_and_learn() -> None:
     assert values.grad.any()
 
 
-def test_logits_depend_on_time_lags_and_not_on_when_a_history_began() -> None:
-    model, batch = retriever({"time_lags": True, "time_gaps": False, "positions": "none"}), histories([6, 4])
+@pytest.mark.parametrize("name", ["self-attention", "hstu", "seq2seq"])
+@pytest.mark.parametrize("relation", ["time_lags", "time_bias"])
+def test_logits_depend_on_time_lags_and_not_on_when_a_history_began(name: str, relation: str) -> None:
+    model, batch = retriever({"name": name, relation: True, "positions": "none"}), histories([6, 4])
     assert batch.times is not None
     later = replace(batch, times=batch.times + 10**15)
     torch.testing.assert_close(model.scores(batch), model.scores(later))
     stretched = replace(batch, times=batch.times * 3)
     assert not torch.allclose(model.scores(batch), model.scores(stretched))
+
+
+@pytest.mark.parametrize("name", ["self-attention", "hstu"])
+def test_a_bias_of_time_reads_the_moment_of_the_request_where_asked_for(name: str) -> None:
+    model, batch = retriever({"name": name, "time_bias": True, "request_time": True}), histories([6, 4])
+    assert model.embedding.wait is not None
+    with torch.no_grad():
+        model.embedding.wait.zero_()  # the other way in
+    assert batch.times is not None
+    later = asked_at(batch, batch.times.max() + torch.tensor([10**13, 10**13]))
+    assert not torch.allclose(model.scores(batch), model.scores(later))
+    states = [model.states(one, model.table)[0] for one in (batch, later)]
+    last = torch.tensor([5, 9])
+    kept = torch.ones(10, dtype=torch.bool).index_fill(0, last, False)
+    assert torch.equal(states[0][kept], states[1][kept])  # earlier events asked about the next event, as before
+    torch.testing.assert_close(model.scores(batch), model.scores(moved(batch, 10**15)))
+
+
+def moved(batch: Histories, by: int) -> Histories:
+    assert batch.times is not None
+    assert batch.asked is not None
+    return replace(batch, times=batch.times + by, asked=batch.asked + by)
+
+
+@pytest.mark.parametrize("temperature", [0.05, 2.0])
+def test_with_a_temperature_scores_are_cosines(temperature: float) -> None:
+    model, batch = retriever({"temperature": temperature, "context": ("hour", "device")}), histories([5, 0, 2])
+    states, _ = model.states(batch, model.table)
+    assert model.request is not None
+    states = torch.stack([states[4], model.nothing, states[6]]) + model.request(batch.request)
+    cosines = torch.nn.functional.cosine_similarity(states[:, None], model.item_embedding()[None], dim=2)
+    torch.testing.assert_close(model.scores(batch), cosines / temperature)
+    torch.testing.assert_close(model.users(batch, model.table) @ model.table.T, model.scores(batch))
+
+
+@pytest.mark.parametrize("negatives", [0, 4000])
+def test_the_loss_of_a_temperature_is_that_of_its_scores(negatives: int) -> None:
+    form = {"temperature": 0.3, "dropout": 0.0, "behaviours": False, "negatives": negatives}
+    model, batch = retriever(form).train(), histories([4])
+    targets = torch.tensor([0, 0, 0, 7])
+    expected = torch.nn.functional.cross_entropy(model.scores(batch)[:, 1:], targets[3:] - 1)
+    ours = model.loss(TrainingBatch(batch, targets, torch.zeros(1, dtype=torch.int64)))
+    torch.testing.assert_close(ours, expected, atol=0.1 if negatives else 1e-5, rtol=0.0)

@@ -17,9 +17,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from regard.model.blocks import Block, Side, blocks, scatter, side
+from regard.model.maps import mapped
 
 Normalize = Literal["softmax", "none", "silu"]
-Bias = Callable[[Tensor, Tensor], Tensor]
+Bias = Callable[[Block, torch.dtype], Tensor]
 
 
 class Attended(NamedTuple):
@@ -66,10 +67,10 @@ def attend(  # noqa: PLR0913 - the one door to every kernel
         spans: (Q, 2) int64: query q sees the keys [spans[q, 0], spans[q, 1]) of its row only, counted from the first
             key of the row and inside it; None = all of them.
         causal: the i-th query of a row sees the keys up to the i-th; needs as many queries as keys in every row.
-        bias: called with positions inside the row, queries (q, 1) and keys (1, k), to give (H, q, k) to be added to the
-            logits.
+        bias: called with a `Block` of rows and a type of number, to give (b or 1, H, q, k) to be added to the logits:
+            the block knows places in the row (`places`), and lays out what each event has (`queries.lay`, `keys.lay`).
         normalize: `softmax` over the keys; `none` (the logits are the weights); `silu` of the logits, divided by the
-            number of keys of the row or span (Zhai et al. 2024, arXiv 2402.17152, eq. 2).
+            number of keys that the query sees, never by all of its row's (Zhai et al. 2024, arXiv 2402.17152, eq. 2).
         scale: factor of the logits, 1/sqrt(D) by default.
         dropout: share of weights set to zero, the others scaled up.
         return_weights: give the weights of this very forward.
@@ -78,9 +79,9 @@ def attend(  # noqa: PLR0913 - the one door to every kernel
         `Attended`. A query without keys (its row or its span is empty) gets zeros, and zero gradients.
     """
     factor = query.shape[-1] ** -0.5 if scale is None else scale
-    form = _Form(normalize, dropout)
     fused = normalize == "softmax" and bias is None and dropout == 0.0 and not return_weights
-    triangle = fused and causal and spans is None  # a mask that the kernel makes itself; padding lies behind it
+    maps = not (fused or normalize == "none" or dropout or return_weights) and query.dtype == keys.dtype == values.dtype
+    triangle = (fused or maps) and causal and spans is None  # a mask they make themselves; padding lies behind it
     pieces: list[tuple[Side, Tensor]] = []
     weights: list[Tensor] = [query.new_zeros(0)] * (len(query_offsets) - 1) if return_weights else []
     for block in blocks(query_offsets, key_offsets):
@@ -88,9 +89,13 @@ def attend(  # noqa: PLR0913 - the one door to every kernel
         sight = _Sight.of(block, spans, causal) if not triangle else _Sight()
         if fused:
             mixed = sight.fused(q, k, v, factor, triangle)
+        elif maps and sight.visible is None:
+            told = None if bias is None else bias(block, q.dtype)
+            mixed = mapped(q, k, v, told, pointwise=normalize == "silu", causal=triangle, scale=factor)
         else:
             logits = torch.einsum("bhqd,bhkd->bhqk", q, k).to(_exact(q)) * factor
-            mixed, shares = form(logits if bias is None else logits + bias(*_places(block)), v, sight)
+            added = logits if bias is None else logits + bias(block, logits.dtype)
+            mixed, shares = _Form(normalize, dropout)(added, v, sight)
             if return_weights:
                 block.split(shares, weights)
         pieces.append((block.queries, mixed))
@@ -171,12 +176,11 @@ class _Sight:
 
     visible: Tensor | None = None  # (b, 1, q or 1, k) bool
     blind: Tensor | None = None  # (b, 1, q, 1) bool: queries that see nothing; None = there are none
-    counts: Tensor | int = 1  # (b, 1, q or 1, 1) how many keys a query is offered, at least 1
 
     @classmethod
     def of(cls, block: Block, spans: Tensor | None, causal: bool) -> _Sight:
         visible = None if block.keys.full else block.keys.real[:, None, None, :]
-        query_place, key_place = _places(block)
+        query_place, key_place = block.places
         if spans is not None:
             start, stop = block.queries.pad(spans[:, None]).unsqueeze(-2).unbind(-1)  # (b, 1, q, 1)
             visible = (key_place >= start) & (key_place < stop)
@@ -184,8 +188,12 @@ class _Sight:
             triangle = key_place <= query_place
             visible = triangle if visible is None else visible & triangle
         if spans is None or visible is None:
-            return cls(visible, None, block.keys.lengths.view(-1, 1, 1, 1))
-        return cls(visible, ~visible.any(-1, keepdim=True), (stop - start).clamp_min(1))
+            return cls(visible)
+        return cls(visible, ~visible.any(-1, keepdim=True))
+
+    def counts(self, keys: int) -> Tensor | int:
+        """How many of so many keys a query sees, at least 1: (b or 1, 1, q or 1, 1)."""
+        return keys if self.visible is None else self.visible.sum(-1, keepdim=True).clamp_min(1)
 
     def fused(self, q: Tensor, k: Tensor, v: Tensor, factor: float, triangle: bool) -> Tensor:
         """The kernel of PyTorch, which knows softmax only, and no query that sees nothing."""
@@ -210,7 +218,7 @@ class _Form:
             shares = masked.softmax(-1)
             shares = shares if sight.blind is None else shares.masked_fill(sight.blind, 0.0)
         else:
-            raw = logits if self.normalize == "none" else functional.silu(logits) / sight.counts
+            raw = logits if self.normalize == "none" else functional.silu(logits) / sight.counts(logits.shape[-1])
             shares = raw if hidden is None else raw.masked_fill(hidden, 0.0)
         shares = shares.to(v.dtype)
         dropped = functional.dropout(shares, self.dropout) if self.dropout else shares
@@ -236,15 +244,6 @@ def _grid(
     visible = visible.view(*shape)[:, None]
     grid = scatter(rows, cells, size).view(*shape, -1).permute(0, 3, 1, 2)
     return grid, _Sight(visible, ~visible.any(-1, keepdim=True))
-
-
-def _places(block: Block) -> tuple[Tensor, Tensor]:
-    """Positions inside the row: of queries (q, 1), of keys (1, k)."""
-    device = block.keys.lengths.device
-    return (
-        torch.arange(block.queries.longest, device=device)[:, None],
-        torch.arange(block.keys.longest, device=device)[None, :],
-    )
 
 
 def _exact(tensor: Tensor) -> torch.dtype:

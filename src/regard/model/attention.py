@@ -9,6 +9,7 @@ Letters: T events of all histories together, C candidates, F fields, W width, H 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from regard.errors import SettingsError
-from regard.model.attend import attend, mix, pairs, pool
+from regard.model.attend import Bias, attend, mix, pairs, pool
 from regard.model.unit import ActivationUnit, Dice
 
 __all__ = ["ActivationUnit", "AdditivePooling", "Dice", "DotAttention", "DualAttention", "Mean", "SelfAttention"]
@@ -40,15 +41,21 @@ class SelfAttention(nn.Module):
         self.join = nn.Linear(width, width, bias=False)
 
     def forward(
-        self, states: Tensor, offsets: Tensor, angles: Angles | None = None, return_weights: bool = False
+        self,
+        states: Tensor,
+        offsets: Tensor,
+        turns: Sequence[Angles] = (),
+        bias: Bias | None = None,
+        return_weights: bool = False,
     ) -> tuple[Tensor, list[Tensor] | None]:
         """(T, W), (B + 1,) -> (T, W) and, if asked for, per history its weights (events, events, H).
 
-        `angles`, each (T, 2, W / H / 2), turn queries and keys, so that logits depend on the difference of two angles.
+        `turns`: angles for queries and for keys, each (T, 2, W / H / 2), so that logits depend on the difference of
+        two angles. `bias`: added to the logits, as `attend` takes it.
         """
         query, keys, values = self.project(states).unflatten(-1, (3, self.heads, -1)).unbind(1)
-        if angles is not None:
-            query, keys = turned(query, angles[0]), turned(keys, angles[1])
+        for of_queries, of_keys in turns:
+            query, keys = turned(query, of_queries), turned(keys, of_keys)
         attended = attend(
             query,
             keys,
@@ -56,6 +63,7 @@ class SelfAttention(nn.Module):
             query_offsets=offsets,
             key_offsets=offsets,
             causal=self.causal,
+            bias=bias,
             return_weights=return_weights,
         )
         return self.join(attended.values.flatten(1)), attended.weights

@@ -41,6 +41,10 @@ class Side:
             return jagged[start : start + len(self.slots)]
         return gather(jagged, self.slots)
 
+    def lay(self, jagged: Tensor) -> Tensor:
+        """(N,) -> (b, L)."""
+        return self.pad(jagged[:, None, None])[:, 0, :, 0]
+
     def pad(self, jagged: Tensor) -> Tensor:
         """(N, H, D) -> (b, H, L, D)."""
         rows = self.take(jagged)
@@ -61,6 +65,15 @@ class Block:
     rows: list[int]
     queries: Side
     keys: Side
+
+    @property
+    def places(self) -> tuple[Tensor, Tensor]:
+        """Positions inside the row: of queries (q, 1), of keys (1, k)."""
+        device = self.keys.lengths.device
+        return (
+            torch.arange(self.queries.longest, device=device)[:, None],
+            torch.arange(self.keys.longest, device=device)[None, :],
+        )
 
     def split(self, shares: Tensor, into: list[Tensor]) -> None:
         """Cut (b, H, q, k) into one (queries, keys, H) per row."""

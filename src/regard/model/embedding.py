@@ -75,41 +75,6 @@ class RequestEmbedding(nn.Module):
         return torch.stack(each).sum(0)
 
 
-class TimeAngles(nn.Module):
-    """Angles by which rotary attention turns queries and keys: what two events have between them is their time lag.
-
-    Rotary embedding (Su et al. 2021, arXiv 2104.09864) with elapsed time in the place of the position; periods run
-    geometrically from an hour to about two years, one for each pair of values of a head.
-    """
-
-    def __init__(self, head_width: int, asked: bool) -> None:
-        super().__init__()
-        self.asked = asked
-        pairs = head_width // 2
-        periods = 3600.0 * (20_000.0 ** (torch.arange(pairs, dtype=torch.float64) / max(1, pairs - 1)))
-        self.frequencies: Tensor
-        self.register_buffer("frequencies", 2 * torch.pi / periods, persistent=False)
-
-    def forward(self, histories: Histories) -> tuple[Tensor, Tensor]:
-        """Cosine and sine of angles for queries and keys, (T, 2, head width / 2) each, from the start of a history.
-
-        A key has the time of its event; a query too, or with `asked` the moment it is asked at.
-        """
-        assert histories.times is not None
-        lengths = histories.lengths
-        filled = lengths > 0
-        starts = torch.repeat_interleave(histories.times[histories.offsets[:-1][filled]], lengths[filled])
-        keys = self._turns(histories.times - starts)
-        if not self.asked:
-            return keys, keys
-        assert histories.asked is not None
-        return self._turns(histories.asked - starts), keys
-
-    def _turns(self, elapsed: Tensor) -> Tensor:
-        turns = (elapsed.double() / 1e6)[:, None] * self.frequencies
-        return torch.stack([turns.cos(), turns.sin()], 1).float()
-
-
 def places(offsets: Tensor) -> Tensor:
     """Position of each event inside its history, oldest = 0: (B + 1,) -> (T,)."""
     lengths = offsets.diff()

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from regard.config import ModelSettings
 from regard.model.attend import attend
-from regard.model.attention import Angles
+from regard.model.clock import Clock
 from regard.model.dropout import Dropout
+from regard.model.hstu import Transducer
 from regard.model.positions import PlacedSelfAttention
 from regard.model.recurrent import Encoded, GatedRecurrent, LongShortTerm, SequenceToSequence
 
@@ -41,7 +43,11 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm: x + attention(norm(x)), then x + feed-forward(norm(x))."""
+    """Pre-norm: x + attention(norm(x)), then x + feed-forward(norm(x)).
+
+    With `model.residual=gated`, what is added is first multiplied by sigmoid(A x + b), a gate for each value (LiGR,
+    Borisyuk et al. 2025, arXiv 2502.03417): a block can leave alone what it has nothing to say of.
+    """
 
     def __init__(self, settings: ModelSettings, causal: bool = True) -> None:
         super().__init__()
@@ -50,14 +56,21 @@ class Block(nn.Module):
         self.attention = PlacedSelfAttention(settings, causal)
         self.feed_forward = FeedForward(width, int(settings.expansion * width), settings.feed_forward == "gated")
         self.dropout = Dropout(settings.dropout)
+        gated = settings.residual == "gated"
+        self.gates = nn.ModuleList([nn.Linear(width, width) for _ in range(2)]) if gated else None
 
     def forward(
-        self, states: Tensor, offsets: Tensor, angles: Angles | None, return_weights: bool
+        self, states: Tensor, offsets: Tensor, clock: Clock | None, return_weights: bool
     ) -> tuple[Tensor, list[Tensor] | None]:
         """(T, W) -> (T, W), and the weights of the attention if asked for."""
-        mixed, weights = self.attention(self.norms[0](states), offsets, angles, return_weights)
-        states = states + self.dropout(mixed)
-        return states + self.dropout(self.feed_forward(self.norms[1](states))), weights
+        mixed, weights = self.attention(self.norms[0](states), offsets, clock, return_weights)
+        states = states + self._let(0, states, mixed)
+        return states + self._let(1, states, self.feed_forward(self.norms[1](states))), weights
+
+    def _let(self, half: int, states: Tensor, made: Tensor) -> Tensor:
+        """What a half of the block adds to the states (T, W) of what it made of them (T, W)."""
+        dropped: Tensor = self.dropout(made)
+        return dropped if self.gates is None else dropped * torch.sigmoid(self.gates[half](states))
 
 
 class CausalEncoder(nn.Module):
@@ -69,12 +82,12 @@ class CausalEncoder(nn.Module):
         self.norm = nn.LayerNorm(settings.width)
 
     def forward(
-        self, states: Tensor, offsets: Tensor, angles: Angles | None = None, return_weights: bool = False
+        self, states: Tensor, offsets: Tensor, clock: Clock | None = None, return_weights: bool = False
     ) -> Encoded:
         """(T, W), (B + 1,) -> (T, W), and per block, per history its weights (events, events, H) if asked for."""
         weights = []
         for block in self.blocks:
-            states, shares = block(states, offsets, angles, return_weights)
+            states, shares = block(states, offsets, clock, return_weights)
             weights.append(shares or [])
         return self.norm(states), weights
 
@@ -99,7 +112,7 @@ class PrefixPooling(nn.Module):
         self,
         states: Tensor,
         offsets: Tensor,
-        angles: Angles | None = None,  # noqa: ARG002 - one signature for all encoders
+        clock: Clock | None = None,  # noqa: ARG002 - one signature for all encoders
         return_weights: bool = False,
     ) -> Encoded:
         """(T, W), (B + 1,) -> (T, W), and per history its weights (events, events, H) if asked for."""
@@ -147,8 +160,9 @@ ENCODERS: dict[str, Callable[[ModelSettings], nn.Module]] = {
     "lstm": LongShortTerm,
     "additive": PrefixAdditive,
     "self-attention": CausalEncoder,
+    "hstu": Transducer,
     "seq2seq": SequenceToSequence,
 }
 """Every encoder by name; those in `ATTENDING` compare events with each other, in heads."""
 
-ATTENDING = ("self-attention", "seq2seq")
+ATTENDING = ("self-attention", "hstu", "seq2seq")

@@ -56,18 +56,37 @@ def check_ranker(settings: ModelSettings) -> None:
             f"model.outputs={settings.outputs}: an event has one label, so `regard train` learns one output; "
             "more are for a Ranker with a loss of your own, in Python"
         )
-    if settings.time_lags or settings.positions in ("rotary", "relative"):
-        asked = "model.time_lags=true" if settings.time_lags else f"model.positions={settings.positions}"
+    asked = _relations(settings)
+    if asked:
         raise SettingsError(
-            f"{asked} is for retrievers; a ranker reads how far back events are by model.positions=learned, and how "
+            f"{asked[0]} is for retrievers; a ranker reads how far back events are by model.positions=learned, and how "
             "long ago by model.request_time=true"
+        )
+    if settings.temperature:
+        raise SettingsError(
+            f"model.temperature={settings.temperature:g} is for retrievers, whose scores are products; a ranker's are "
+            "log-odds: leave it out"
+        )
+    if settings.residual == "gated" and settings.interest != "transformer":
+        raise SettingsError(
+            f"model.residual=gated is of blocks, and interest {settings.interest} has none; use transformer, or leave "
+            "it out"
         )
 
 
 def check_factorization(settings: ModelSettings) -> None:
     """Raise `SettingsError` where matrix factorisation would not read what was asked for."""
     plain = ModelSettings()
-    for name in ("context", "request_time", "time_gaps", "time_lags", "negatives"):
+    for name in (
+        "context",
+        "request_time",
+        "time_gaps",
+        "time_lags",
+        "time_bias",
+        "residual",
+        "temperature",
+        "negatives",
+    ):
         if getattr(settings, name) != getattr(plain, name):
             raise SettingsError(
                 f"model.{name} is for other models; {FACTORIZATION} reads users and items only: leave it out"
@@ -80,8 +99,20 @@ def check_shape(settings: ModelSettings) -> None:
     compares = name in ATTENDING
     if (compares or name == "additive") and width % heads:
         raise SettingsError(f"model.heads={heads} must divide model.width={width}")
-    asked = "model.time_lags=true" if settings.time_lags else f"model.positions={settings.positions}"
-    if not compares and (settings.time_lags or settings.positions in ("rotary", "relative")):
-        raise SettingsError(f"{asked} needs a model that compares events ({', '.join(ATTENDING)}); {name} does not")
-    if (settings.time_lags or settings.positions == "rotary") and width // heads % 2:
-        raise SettingsError(f"{asked} turns pairs of values: model.width / model.heads must be even")
+    asked = _relations(settings)
+    if not compares and asked:
+        raise SettingsError(f"{asked[0]} needs a model that compares events ({', '.join(ATTENDING)}); {name} does not")
+    turning = [told for told in asked if told.endswith(("time_lags=true", "rotary"))]
+    if turning and width // heads % 2:
+        raise SettingsError(f"{turning[0]} turns pairs of values: model.width / model.heads must be even")
+    if settings.residual == "gated" and name != "self-attention":
+        raise SettingsError(
+            f"model.residual=gated is of the blocks of self-attention; {name} has none"
+            f"{', and gates of its own' if name == 'hstu' else ''}: leave it out"
+        )
+
+
+def _relations(settings: ModelSettings) -> list[str]:
+    """The settings by which attention itself is told how two events stand to each other."""
+    asked = [f"model.{name}=true" for name in ("time_lags", "time_bias") if getattr(settings, name)]
+    return asked + [f"model.positions={settings.positions}"] * (settings.positions in ("rotary", "relative"))

@@ -1,6 +1,7 @@
 """Where an event stands, told to attention itself: by angles (rotary) or by a learned bias of its logits (relative).
 
-Letters: T events of all histories together, D width of a head, H heads.
+Of two events, a bias may read the distance and the time between them. Letters: T events of all histories together, D
+width of a head, H heads, b rows of a padded block, q queries and k keys of a row.
 """
 
 from __future__ import annotations
@@ -9,9 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from regard.config import ModelSettings
-from regard.model.attend import attend
-from regard.model.attention import Angles, SelfAttention, turned
+from regard.model.attend import Bias
+from regard.model.attention import Angles, SelfAttention
+from regard.model.blocks import Block
+from regard.model.clock import LAG_BUCKETS, Clock, Lags
 from regard.model.embedding import places
+from regard.model.maps import looked_up
 
 BASE = 10_000.0
 FAR = 128  # distances from here on share a bias
@@ -47,37 +51,68 @@ class RelativeBias(nn.Module):
         super().__init__()
         self.table = nn.Parameter(torch.zeros(heads, FAR))
 
-    def forward(self, query: Tensor, key: Tensor) -> Tensor:
-        """Places in the history, (q, 1) and (1, k) -> (H, q, k): the `bias` of `attend`."""
-        return self.table[:, (query - key).abs().clamp_max(FAR - 1)]
+    def forward(self, block: Block, dtype: torch.dtype) -> Tensor:
+        """(1, H, q, k): the `bias` of `attend`."""
+        query, key = block.places
+        return looked_up(self.table.to(dtype), (query - key).abs().clamp_max(FAR - 1)[None])
+
+
+class LagBias(nn.Module):
+    """A learned number for each head and bucket of the time between key and query (Zhai et al. 2024, arXiv 2402.17152).
+
+    Buckets are those of `clock.lag_buckets`: two for each octave of seconds.
+    """
+
+    def __init__(self, heads: int) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.zeros(heads, LAG_BUCKETS))
+
+    def forward(self, lags: Lags, block: Block, dtype: torch.dtype) -> Tensor:
+        """(b, H, q, k)."""
+        return looked_up(self.table.to(dtype), lags.buckets(block))
+
+
+class Places(nn.Module):
+    """All that attention itself is told of where and when events are, as the settings ask."""
+
+    def __init__(self, settings: ModelSettings, distances: bool) -> None:
+        """Make the tables; with `distances` there is a bias of them."""
+        super().__init__()
+        self.rotary = Rotary(settings.width // settings.heads) if settings.positions == "rotary" else None
+        self.relative = RelativeBias(settings.heads) if distances else None
+        self.lag = LagBias(settings.heads) if settings.time_bias else None
+
+    def turns(self, offsets: Tensor, clock: Clock | None) -> list[Angles]:
+        """Angles for queries and for keys, of time and of places."""
+        found = [clock.angles] if clock is not None and clock.angles is not None else []
+        if self.rotary is not None:
+            own = self.rotary(offsets)
+            found.append((own, own))
+        return found
+
+    def bias(self, clock: Clock | None) -> Bias | None:
+        """The `bias` of `attend`; a clock that says nothing of time adds nothing."""
+        relative, lag, lags = self.relative, self.lag, None if clock is None else clock.lags
+        if lag is None or lags is None:
+            return relative
+
+        def summed(block: Block, dtype: torch.dtype) -> Tensor:
+            of_time: Tensor = lag(lags, block, dtype)
+            return of_time if relative is None else of_time + relative(block, dtype)
+
+        return summed
 
 
 class PlacedSelfAttention(SelfAttention):
-    """Self-attention that knows the distance of two events, where the settings ask for rotary or relative positions."""
+    """Self-attention that knows the distance of two events, or the time between them, where the settings ask for it."""
 
     def __init__(self, settings: ModelSettings, causal: bool = True) -> None:
         super().__init__(settings.width, settings.heads, causal)
-        self.rotary = Rotary(settings.width // settings.heads) if settings.positions == "rotary" else None
-        self.relative = RelativeBias(settings.heads) if settings.positions == "relative" else None
+        self.places = Places(settings, settings.positions == "relative")
 
-    def forward(
-        self, states: Tensor, offsets: Tensor, angles: Angles | None = None, return_weights: bool = False
+    def forward(  # type: ignore[override]  # asked with the clock instead of what is made of it
+        self, states: Tensor, offsets: Tensor, clock: Clock | None = None, return_weights: bool = False
     ) -> tuple[Tensor, list[Tensor] | None]:
-        """As `SelfAttention`; `angles`, of time for example, add to those of the places."""
-        query, keys, values = self.project(states).unflatten(-1, (3, self.heads, -1)).unbind(1)
-        if angles is not None:
-            query, keys = turned(query, angles[0]), turned(keys, angles[1])
-        if self.rotary is not None:
-            own = self.rotary(offsets)
-            query, keys = turned(query, own), turned(keys, own)
-        attended = attend(
-            query,
-            keys,
-            values,
-            query_offsets=offsets,
-            key_offsets=offsets,
-            causal=self.causal,
-            bias=self.relative,
-            return_weights=return_weights,
-        )
-        return self.join(attended.values.flatten(1)), attended.weights
+        """As `SelfAttention`; angles of time add to those of the places."""
+        turns, bias = self.places.turns(offsets, clock), self.places.bias(clock)
+        return super().forward(states, offsets, turns, bias, return_weights)

@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from regard.config import ModelSettings
 from regard.model.attend import attend
-from regard.model.attention import Angles
+from regard.model.clock import Clock
 from regard.model.dropout import Dropout
 from regard.model.embedding import places
 from regard.model.positions import PlacedSelfAttention
@@ -91,7 +91,7 @@ class Recurrent(nn.Module):
         self,
         states: Tensor,
         offsets: Tensor,
-        angles: Angles | None = None,  # noqa: ARG002 - one signature for all encoders
+        clock: Clock | None = None,  # noqa: ARG002 - one signature for all encoders
         return_weights: bool = False,  # noqa: ARG002 - there are none
     ) -> Encoded:
         """(T, W), (B + 1,) -> (T, W); there are no weights to return."""
@@ -127,11 +127,11 @@ class SequenceToSequence(nn.Module):
         self.norm = nn.LayerNorm(settings.width)
 
     def forward(
-        self, states: Tensor, offsets: Tensor, angles: Angles | None = None, return_weights: bool = False
+        self, states: Tensor, offsets: Tensor, clock: Clock | None = None, return_weights: bool = False
     ) -> Encoded:
         """(T, W), (B + 1,) -> (T, W), and per history its weights (events, events, heads) if asked for."""
         written = run(self.writer, run(self.reader, states, offsets), offsets)
-        mixed, weights = self.attention(written, offsets, angles, return_weights)
+        mixed, weights = self.attention(written, offsets, clock, return_weights)
         return self.norm(self.dropout(prefix_sums(mixed, offsets))), [weights or []]
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from regard.config import ModelSettings
 from regard.data.batches import Histories, TrainingBatch
 from regard.data.shape import Shape
-from regard.model.embedding import EventEmbedding, RequestEmbedding, TimeAngles
+from regard.model.clock import Clocks
+from regard.model.embedding import EventEmbedding, RequestEmbedding
 from regard.model.encoder import ENCODERS
 from regard.model.items import ItemTable
 from regard.model.losses import next_item_loss, sampled_next_item_loss
@@ -33,8 +35,8 @@ class Retriever(nn.Module):
         self.embedding = EventEmbedding(shape.behaviours, settings)
         self.request = RequestEmbedding(shape.context, settings.width) if shape.context else None
         self.encoder = ENCODERS[settings.name](settings)
-        head = settings.width // settings.heads
-        self.angles = TimeAngles(head, settings.request_time) if settings.time_lags else None
+        self.clocks = Clocks(settings)
+        self.temperature = settings.temperature
         self.nothing = nn.Parameter(torch.zeros(settings.width))
         self.known: Tensor
         self.trained: Tensor
@@ -54,8 +56,12 @@ class Retriever(nn.Module):
     @property
     def table(self) -> Tensor:
         """Item vectors, (n_items + 1, width); row 0 is the unknown item."""
-        table: Tensor = self.item_embedding()
-        return table
+        return self._vectors()
+
+    def _vectors(self, items: Tensor | None = None) -> Tensor:
+        """Vectors of items (n,), of all where none are named; of length 1 with `model.temperature`."""
+        rows: Tensor = self.item_embedding(items)
+        return functional.normalize(rows, dim=-1) if self.temperature else rows
 
     def states(
         self, histories: Histories, table: Tensor, return_weights: bool = False
@@ -64,13 +70,13 @@ class Retriever(nn.Module):
 
         Recurrent encoders have no weights: an empty list.
         """
-        angles = None if self.angles is None or histories.times is None else self.angles(histories)
+        clock = self.clocks(histories)
         states: tuple[Tensor, list[list[Tensor]]]
-        states = self.encoder(self.embedding(histories, table), histories.offsets, angles, return_weights)
+        states = self.encoder(self.embedding(histories, table), histories.offsets, clock, return_weights)
         return states
 
     def users(self, histories: Histories, table: Tensor) -> Tensor:
-        """The state after the last event of each history, (B, width)."""
+        """What scores items by a dot product, from the state after the last event of each history: (B, width)."""
         states, _ = self.states(histories, table)
         full = histories.lengths > 0
         rows = self.nothing.to(states.dtype).expand(len(histories), -1)
@@ -78,12 +84,21 @@ class Retriever(nn.Module):
         return self._asked(rows, histories.request)
 
     def _asked(self, states: Tensor, request: Tensor | None) -> Tensor:
-        """States (R, width) at the moment of their requests, context codes (R, K); None = nothing is known of it."""
+        """What scores items, from states (R, width) and context codes (R, K) of their requests; None = nothing known.
+
+        With `model.temperature` the score is the cosine divided by it.
+        """
         if self.request is None:
-            return states
+            return self._pointed(states)
         codes = torch.zeros(len(states), len(self.context), dtype=torch.int64) if request is None else request
-        asked: Tensor = states + self.request(codes.to(states.device)).to(states.dtype)
-        return asked
+        return self._pointed(states + self.request(codes.to(states.device)).to(states.dtype))
+
+    def _pointed(self, states: Tensor) -> Tensor:
+        if not self.temperature:
+            return states
+        return (
+            functional.normalize(states.to(torch.promote_types(states.dtype, torch.float32)), dim=-1) / self.temperature
+        )
 
     def scores(self, histories: Histories) -> Tensor:
         """(B, n_items + 1) float32; column 0 means nothing."""
@@ -109,8 +124,10 @@ class Retriever(nn.Module):
         states, _ = self.states(batch.histories, table)
         later, first = batch.targets > 0, batch.first_targets > 0
         states = torch.cat([states[later], self.nothing.to(states.dtype).expand(int(first.sum()), -1)])
+        contexts = None
         if batch.contexts is not None and batch.first_contexts is not None:
-            states = self._asked(states, torch.cat([batch.contexts[later], batch.first_contexts[first]]))
+            contexts = torch.cat([batch.contexts[later], batch.first_contexts[first]])
+        states = self._asked(states, contexts)
         targets = torch.cat([batch.targets[later], batch.first_targets[first]])
         items, targets = self._offered(table, targets)
         if self.negatives:

@@ -265,7 +265,7 @@ class Recommender:
             return ""
         behaviours = ["behaviours"] if model.behaviours and len(self.run.behaviours) > 1 else []
         behaviours += [f"the user's {', '.join(model.user_attributes)}"] if model.user_attributes else []
-        return " and ".join(behaviours + ["times"] * (model.time_lags or model.time_gaps))
+        return " and ".join(behaviours + ["times"] * (model.time_lags or model.time_bias or model.time_gaps))
 
     def _request(self, context: Mapping[str, str], notes: list[str]) -> Tensor | None:
         """Context codes (1, K) of a request; a value that training never saw is read as not given, and named."""

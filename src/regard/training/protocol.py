@@ -149,7 +149,7 @@ def check_learnable(dataset: Dataset, settings: Settings) -> None:
             "--time-kind order if file order is meant, or train popular, repeat, co-visit, matrix-factorization, or a "
             f"ranker with model.positions=none and one of the interests {', '.join(ORDERLESS)}"
         )
-    for option in ("time_gaps", "time_lags", "request_time"):
+    for option in ("time_gaps", "time_lags", "time_bias", "request_time"):
         if getattr(settings.model, option) and dataset.time_kind != "timestamp":
             raise ProtocolError(
                 f"model.{option} needs timestamps, and this log has time kind {dataset.time_kind}; "
