@@ -121,6 +121,10 @@ class ModelSettings(Section):
         0.0, ge=0, description="scores of a retriever are cosines divided by this, such as 0.05; 0 = dot products"
     )
     negatives: int = Field(0, ge=0, description="sampled softmax with so many negatives a batch; 0 = full softmax")
+    negative_sampling: Literal["uniform", "popularity", "in-batch", "mixed"] = Field(
+        "uniform",
+        description="how they are drawn: uniform | popularity | in-batch | mixed (half in-batch, half uniform)",
+    )
 
 
 class TrainSettings(Section):
@@ -131,6 +135,11 @@ class TrainSettings(Section):
     seed: int = Field(1, ge=0, lt=2**63, description="seeds weights, order of batches, windows, dropout and negatives")
     batch_tokens: int = Field(4096, ge=1, description="training events in one step, about")
     optimizer: Literal["adamw", "adam"] = Field("adamw", description="AdamW or Adam")
+    table_optimizer: Literal["same", "rowwise"] = Field(
+        "same",
+        description="rowwise: of the item table, a step moves only the rows it read, with one second moment for each; "
+        "with `model.negatives`",
+    )
     learning_rate: float = Field(2e-3, gt=0, description="peak learning rate")
     weight_decay: float = Field(0.0, ge=0, description="decay of matrices and embeddings")
     warmup: float = Field(0.05, ge=0, lt=1, description="share of all steps with rising learning rate; cosine after it")

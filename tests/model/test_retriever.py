@@ -21,6 +21,7 @@ FORMS: list[dict[str, object]] = [
     {},
     {"feed_forward": "plain", "positions": "none"},
     {"time_gaps": True, "time_lags": True, "negatives": 5},
+    {"negatives": 5, "negative_sampling": "mixed"},
     {"blocks": 1, "heads": 4, "behaviours": False},
     {"request_time": True, "time_lags": True, "context": ("hour", "device")},
     {"positions": "rotary", "time_lags": True},
@@ -40,6 +41,8 @@ def retriever(form: dict[str, object]) -> Retriever:
     context = dict.fromkeys(settings.context, 6)
     model = Retriever(Shape(ITEMS, 3, {"category": 4}, context), settings).eval()
     model.item_embedding.codes[0] = torch.arange(ITEMS + 1) % 5
+    if model.negatives is not None:
+        model.negatives.take(torch.arange(ITEMS + 1))
     with torch.no_grad():
         model.nothing.normal_()
         for module in model.modules():

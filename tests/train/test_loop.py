@@ -22,6 +22,7 @@ from regard.data.batches import TrainingBatches
 from regard.data.shape import Shape
 from regard.errors import DivergenceError, StorageError
 from regard.manifest import locked
+from regard.model.negatives import SharedNegatives
 from regard.model.retriever import Retriever
 from regard.train import checkpoint, loop
 from regard.train.loop import fit, schedule
@@ -153,7 +154,7 @@ def test_a_training_told_otherwise_is_not_resumed_and_a_new_one_begins_from_noth
 
 def test_no_batch_without_targets_counts_as_divergence(tmp_path: Path) -> None:
     model, batches, settings = learner(epochs=1)
-    model.negatives = 5
+    model.negatives = SharedNegatives(ITEMS, ModelSettings(negatives=5))
     batches.wanted = np.zeros(len(batches.dataset.item), dtype=bool)
     rows = fit(model, batches, settings, tmp_path)
     assert rows[0]["loss"] == 0.0

@@ -6,7 +6,6 @@ same pass. Letters: N targets, V items, D width.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -31,25 +30,41 @@ def next_item_loss(states: Tensor, table: Tensor, targets: Tensor) -> Tensor:
     return loss
 
 
-def sampled_next_item_loss(states: Tensor, table: Tensor, targets: Tensor, negatives: Tensor) -> Tensor:
+def sampled_next_item_loss(
+    states: Tensor, table: Tensor, targets: Tensor, negatives: Tensor, correction: Tensor
+) -> Tensor:
     """Mean cross-entropy of a softmax over the target and sampled `negatives`, shared by all targets.
 
-    Negatives are drawn uniformly, so the usual correction by the sampling probability (Bengio and Senécal 2008) is the
-    same for all and only scales them up to stand for the whole catalogue: log((V - 1) / n) is added to their logits.
-    A negative that happens to be the target of a state does not count for that state.
+    A negative that is the target of a state does not count for that state. With the log of one over its expected
+    number as `correction`, the sum under the softmax is right on average for every state: the target, which is always
+    there, as it is, and the negatives for all other items. Its gradient weighs a target by the probability that it
+    still lacks, as Khrylchenko et al. 2025 (arXiv 2507.09331) ask for, who find that correcting the target as well,
+    as is often done, is biased.
 
     Args:
         states: (N, D).
         table: (V, D).
         targets: (N,) int64, rows of `table`.
-        negatives: (n,) int64, rows of `table`.
+        negatives: (m,) int64 ascending, rows of `table`, each once.
+        correction: (m,) what is added to their logits; for one that was drawn k times it has log k too.
+
+    Gradients are formed in the forward pass and logits live one tile at a time, as in the full softmax.
     """
-    exact = torch.promote_types(states.dtype, torch.float32)
-    positive = (states * table[targets]).sum(-1, keepdim=True).to(exact)
-    logits = (states @ table[negatives].T).to(exact) + math.log(max(1, len(table) - 1) / len(negatives))
-    logits = logits.masked_fill(negatives[None, :] == targets[:, None], -torch.inf)
-    losses = torch.cat([positive, logits], 1).logsumexp(1) - positive.squeeze(1)
-    return losses.sum() / max(1, len(losses))
+    kind = states.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else states.dtype
+    drawn = table[negatives]
+    loss: Tensor = _TiledSampledSoftmax.apply(  # type: ignore[no-untyped-call]
+        states, table[targets], drawn, correction, _columns(targets, negatives), dtype
+    )
+    return loss
+
+
+def _columns(targets: Tensor, negatives: Tensor) -> Tensor:
+    """Where each target is among ascending negatives, (N,); -1 where it is not."""
+    if not len(negatives):
+        return torch.full_like(targets, -1)
+    found = torch.searchsorted(negatives, targets).clamp_max(len(negatives) - 1)
+    return found.masked_fill(negatives[found] != targets, -1)
 
 
 class _TiledCrossEntropy(torch.autograd.Function):
@@ -85,3 +100,49 @@ class _TiledCrossEntropy(torch.autograd.Function):
         factor = grads[0] / ctx.count
         states_type, table_type = ctx.dtypes
         return (to_states * factor).to(states_type), (to_table * factor).to(table_type), None, None
+
+
+class _TiledSampledSoftmax(torch.autograd.Function):
+    """The same with a positive (N, D) for each state, in the last column, and the negatives (m, D) of all states."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        states: Tensor,
+        positives: Tensor,
+        negatives: Tensor,
+        bias: Tensor,
+        columns: Tensor,
+        dtype: torch.dtype,
+    ) -> Tensor:
+        small, bias, wanted = negatives.to(dtype), bias.to(dtype), any(ctx.needs_input_grad[:3])
+        exact = torch.promote_types(dtype, torch.float32)
+        loss = torch.zeros((), dtype=exact, device=states.device)
+        to_states = torch.empty(states.shape if wanted else 0, dtype=dtype, device=loss.device)
+        to_positives = torch.empty_like(to_states)
+        to_negatives = torch.zeros(negatives.shape, dtype=exact, device=loss.device)
+        with torch.autocast(states.device.type, enabled=False):
+            for start in range(0, len(states), _TILE):
+                here = slice(start, start + _TILE)
+                tile, positive = states[here].to(dtype), positives[here].to(dtype)
+                logits = torch.addmm(bias, tile, small.T)
+                hit = (columns[here] >= 0).nonzero().squeeze(1)
+                logits[hit, columns[here][hit]] = -torch.inf
+                shares = torch.cat([logits, (tile * positive).sum(-1, keepdim=True)], 1).softmax(-1)
+                chosen, others = shares[:, -1:], shares[:, :-1]
+                loss -= chosen.to(exact).clamp_min(torch.finfo(exact).tiny).log().sum()
+                if wanted:
+                    to_states[here] = (others @ small).addcmul_(chosen - 1, positive)
+                    torch.mul(tile, chosen - 1, out=to_positives[here])
+                    to_negatives += others.T @ tile
+        ctx.save_for_backward(to_states, to_positives, to_negatives)
+        ctx.dtypes = states.dtype, positives.dtype, negatives.dtype
+        ctx.count = max(1, len(states))
+        mean: Tensor = loss / ctx.count
+        return mean
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        factor = grads[0] / ctx.count
+        found = zip(ctx.saved_tensors, ctx.dtypes, strict=True)
+        return (*((each * factor).to(dtype) for each, dtype in found), None, None, None)

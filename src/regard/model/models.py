@@ -86,6 +86,7 @@ def check_factorization(settings: ModelSettings) -> None:
         "residual",
         "temperature",
         "negatives",
+        "negative_sampling",
     ):
         if getattr(settings, name) != getattr(plain, name):
             raise SettingsError(
@@ -96,6 +97,11 @@ def check_factorization(settings: ModelSettings) -> None:
 def check_shape(settings: ModelSettings) -> None:
     """Raise `SettingsError` where a retriever cannot have this shape, or would not read what was asked for."""
     name, width, heads = settings.name, settings.width, settings.heads
+    if settings.negative_sampling != "uniform" and not settings.negatives:
+        raise SettingsError(
+            f"model.negative_sampling={settings.negative_sampling} draws nothing, as the softmax is over the whole "
+            "catalogue; say how many negatives too, for example model.negatives=1024"
+        )
     compares = name in ATTENDING
     if (compares or name == "additive") and width % heads:
         raise SettingsError(f"model.heads={heads} must divide model.width={width}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -14,6 +16,7 @@ from regard.model.embedding import EventEmbedding, RequestEmbedding
 from regard.model.encoder import ENCODERS
 from regard.model.items import ItemTable
 from regard.model.losses import next_item_loss, sampled_next_item_loss
+from regard.model.negatives import SharedNegatives
 
 
 class Retriever(nn.Module):
@@ -28,7 +31,7 @@ class Retriever(nn.Module):
         super().__init__()
         self.name = settings.name
         self.window = settings.window
-        self.negatives = settings.negatives
+        self.negatives = SharedNegatives(shape.items, settings) if settings.negatives else None
         self.context = tuple(shape.context)
         self.request_time = settings.request_time
         self.item_embedding = ItemTable(shape, settings)
@@ -46,6 +49,13 @@ class Retriever(nn.Module):
     def transferred(self) -> list[nn.Parameter]:
         """What started from pretrained vectors, and is learned at a rate of its own."""
         return self.item_embedding.started
+
+    def by_rows(self) -> list[nn.Parameter]:
+        """Let the gradients of tables of which a step reads few rows hold these rows only; return the tables."""
+        if self.negatives is None or self.item_embedding.item is None:
+            return []
+        self.item_embedding.by_rows = True
+        return [self.item_embedding.item]
 
     def grow(self, rows: Tensor, told: Tensor) -> None:
         """Append items that came after training, known by their vectors (n, K) where `told` (n,); no learning after."""
@@ -119,18 +129,29 @@ class Retriever(nn.Module):
         return table[self.trained], place[targets]
 
     def loss(self, batch: TrainingBatch) -> Tensor:
-        """Mean cross-entropy of the next item over all events of the batch that have a target."""
-        table = self.table
-        states, _ = self.states(batch.histories, table)
+        """Mean cross-entropy of the next item over all events of the batch that have a target.
+
+        With sampled negatives only the items of the batch and the negatives are made vectors of, numbered anew.
+        """
+        targets = torch.cat([batch.targets[batch.targets > 0], batch.first_targets[batch.first_targets > 0]])
+        if self.negatives is None:
+            table = self.table
+            items, places = self._offered(table, targets)
+            return next_item_loss(self._predicting(batch, batch.histories, table), items, places)
+        negatives, correction = self.negatives(targets, self.trained)
+        items = batch.histories.items
+        used, places = torch.cat([items, targets, negatives]).unique(return_inverse=True)
+        items, targets, negatives = places.split([len(items), len(targets), len(negatives)])
+        table = self._vectors(used)
+        states = self._predicting(batch, replace(batch.histories, items=items), table)
+        return sampled_next_item_loss(states, table, targets, negatives, correction)
+
+    def _predicting(self, batch: TrainingBatch, histories: Histories, table: Tensor) -> Tensor:
+        """The states that predict the targets of the batch: after events, then of histories that are to begin."""
+        states, _ = self.states(histories, table)
         later, first = batch.targets > 0, batch.first_targets > 0
         states = torch.cat([states[later], self.nothing.to(states.dtype).expand(int(first.sum()), -1)])
         contexts = None
         if batch.contexts is not None and batch.first_contexts is not None:
             contexts = torch.cat([batch.contexts[later], batch.first_contexts[first]])
-        states = self._asked(states, contexts)
-        targets = torch.cat([batch.targets[later], batch.first_targets[first]])
-        items, targets = self._offered(table, targets)
-        if self.negatives:
-            drawn = torch.randint(len(items), (self.negatives,), device=items.device)
-            return sampled_next_item_loss(states, items, targets, drawn)
-        return next_item_loss(states, items, targets)
+        return self._asked(states, contexts)

@@ -21,6 +21,7 @@ from regard.config import TrainSettings
 from regard.errors import DivergenceError, SettingsError
 from regard.manifest import locked, new_file
 from regard.train import checkpoint
+from regard.train.optimiser import build_optimiser, clip
 from regard.train.progress import Watch, memory_used
 
 Validate = Callable[[], Mapping[str, Any]]
@@ -55,14 +56,6 @@ class Learner(Protocol):
 
     def loss(self, batch: Any) -> Tensor:
         """Scalar loss of a batch."""
-
-
-@runtime_checkable
-class Transferring(Protocol):
-    """What some models say besides: which of their parameters started from pretrained vectors."""
-
-    def transferred(self) -> list[nn.Parameter]:
-        """Parameters with a learning rate of their own."""
 
 
 @runtime_checkable
@@ -138,7 +131,7 @@ class _Training:
     ) -> None:
         self.model, self.batches, self.settings = model, batches, settings
         self.folder, self.validate, self.watch = folder, validate, watch
-        self.optimiser = _optimiser(model, settings)
+        self.optimiser = build_optimiser(model, settings)
         self.epochs = settings.epochs or max(_EPOCHS, -(-_STEPS // batches.steps_per_epoch()))
         self.steps = self.epochs * batches.steps_per_epoch()
         self.device = next(model.parameters()).device
@@ -227,7 +220,7 @@ class _Training:
             )
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
+        clip(self.model.parameters(), self.settings.clip)
         self.optimiser.step()
         return value
 
@@ -237,7 +230,8 @@ class _Training:
         state.looks += bool(figures)
         if better:
             state.best, state.looks = figures[metric], 0
-            self.best = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+            for name, value in self.model.state_dict().items():  # into the tensors of before: a table may be large
+                self.best[name] = self.best[name].copy_(value) if name in self.best else value.detach().clone()
         row = {
             "epoch": state.epoch + 1,
             "step": state.step,
@@ -298,21 +292,3 @@ def set_threads(count: int) -> None:
 def _cpu_multiplies_bfloat16() -> bool:
     has: Callable[[], bool] = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
     return bool(has())
-
-
-def _optimiser(model: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
-    """Decay draws matrices and tables of vectors towards zero; norms, biases and single vectors are left alone.
-
-    What started from pretrained vectors has a share of the learning rate, and no decay: it should stay near them.
-    """
-    started = [] if not isinstance(model, Transferring) else model.transferred()
-    own = {id(each) for each in started}
-    parameters = [each for each in model.parameters() if id(each) not in own]
-    plain = {"share": 1.0, "started": False}
-    groups = [
-        {"params": [each for each in parameters if each.ndim > 1], "weight_decay": settings.weight_decay, **plain},
-        {"params": [each for each in parameters if each.ndim <= 1], "weight_decay": 0.0, **plain},
-        {"params": started, "weight_decay": 0.0, "share": settings.vectors_rate, "started": True},
-    ]
-    kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
-    return kind([group for group in groups if group["params"]], lr=settings.learning_rate, fused=True)

@@ -67,6 +67,8 @@ def learn(
     if console and users:
         console.print(people_line(users), highlight=False, markup=False, soft_wrap=True)
     model.known, model.trained = torch.from_numpy(counts > 0), torch.from_numpy(counts > 0)
+    if isinstance(model, Retriever) and model.negatives is not None:
+        model.negatives.take(torch.from_numpy(counts))
     if fitted is not None:
         fitted.hand_to(model, counts)
     if fitted_users is not None:

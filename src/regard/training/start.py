@@ -33,7 +33,8 @@ from regard.training.joined import FLAGS, Join, attributes_of, joins_of, kind_of
 from regard.training.people import people
 from regard.training.protocol import Protocol
 
-_FREE = ("dropout", "negatives", "id_dropout", "vector_scale")  # of the model's settings: what no weight depends on
+_FREE = ("dropout", "negatives", "negative_sampling", "id_dropout", "vector_scale")
+"""Of the model's settings: what no weight depends on."""
 _SHAPING = ("labels", "history", "histories")  # of the data's settings: they say what the model reads and learns
 _REDRAWN = ("random", "users")  # splits that draw anew what is held back when a log has grown
 _FEW = 10  # titles that say nothing of whether two catalogues are of one shop
