@@ -29,7 +29,7 @@ BLOCK_BYTES = 8 * 2**20
 _OUT = -math.inf  # marks what is no candidate
 _LOW_BITS = 2**32 - 1
 _PIECE = 2**20  # scores compared at once: these stay in a CPU's cache, which is several times faster
-_NOTHING = -(0x7F800001 << 32) + _LOW_BITS  # the key of (-inf, 0)
+NOTHING = -(0x7F800001 << 32) + _LOW_BITS  # the key of (-inf, 0)
 
 
 def rank_and_top(
@@ -55,7 +55,7 @@ def rank_and_top(
     """
     board = _board(scores, excluded, known)
     ranks = _ranks(board, targets, miss=max(scores.shape[1], k + 1))
-    top_scores, top = _listed(_best(board, k))
+    top_scores, top = listed(_best(board, k))
     return ranks, top, top_scores
 
 
@@ -71,7 +71,7 @@ def top_of(
         left_out = torch.ones(scores.shape[1], dtype=torch.bool, device=scores.device)
         left_out[candidates] = False
         board.masked_fill_(left_out, _OUT)
-    return _listed(_best(board, k))
+    return listed(_best(board, k))
 
 
 def top_k(
@@ -104,13 +104,13 @@ def top_k(
     step = block or rows_per_block(len(queries))
     if known is None:
         known = torch.ones(size, dtype=torch.bool, device=table.device)
-    best = torch.full((len(queries), k), _NOTHING, dtype=torch.int64, device=queries.device)
+    best = torch.full((len(queries), k), NOTHING, dtype=torch.int64, device=queries.device)
     for start in range(0, size, step):
         stop = min(start + step, size)
         products = (queries @ table[start:stop].T).float()
         board = _board(products, _within(excluded, start, stop), known[start:stop], first=start)
-        best = _largest(torch.cat([best, _best(board, k, first=start)], dim=1), k)
-    return _listed(best)
+        best = largest(torch.cat([best, _best(board, k, first=start)], dim=1), k)
+    return listed(best)
 
 
 def rows_per_block(width: int) -> int:
@@ -174,24 +174,24 @@ def _best(board: Tensor, k: int, first: int = 0) -> Tensor:
     columns = torch.arange(width, device=board.device)
     chunk = math.isqrt(width // max(1, k))
     if chunk < 2:
-        return _largest(_pack(board, columns + first), k)
+        return largest(pack(board, columns + first), k)
     chunks = width // chunk
     whole = board[:, : chunks * chunk].reshape(len(board), chunks, chunk)
-    chosen = _unpack(_largest(_pack(whole.amax(dim=2), columns[:chunks]), k))[1]
+    chosen = _unpack(largest(pack(whole.amax(dim=2), columns[:chunks]), k))[1]
     scores = whole.gather(1, chosen[:, :, None].expand(-1, -1, chunk)).flatten(1)
     places = (chosen[:, :, None] * chunk + columns[:chunk]).flatten(1)
-    keys = _pack(scores, places + first)
-    rest = _pack(board[:, chunks * chunk :], columns[chunks * chunk :] + first)
-    return _largest(torch.cat([keys, rest], dim=1), k)
+    keys = pack(scores, places + first)
+    rest = pack(board[:, chunks * chunk :], columns[chunks * chunk :] + first)
+    return largest(torch.cat([keys, rest], dim=1), k)
 
 
-def _largest(keys: Tensor, k: int) -> Tensor:
+def largest(keys: Tensor, k: int) -> Tensor:
     """Return the k largest keys of each row, largest first, short rows filled up with the key of (-inf, 0)."""
     found = keys.topk(min(k, keys.shape[1]), dim=1).values
-    return torch.cat([found, keys.new_full((len(keys), k - found.shape[1]), _NOTHING)], dim=1)
+    return torch.cat([found, keys.new_full((len(keys), k - found.shape[1]), NOTHING)], dim=1)
 
 
-def _pack(scores: Tensor, indexes: Tensor) -> Tensor:
+def pack(scores: Tensor, indexes: Tensor) -> Tensor:
     """Make int64 keys in the total order: the float's bits above, sortable as integers, the reversed index below."""
     bits = (scores + 0.0).view(torch.int32)  # + 0.0 turns -0.0, equal to 0.0, into 0.0
     return (_ordered(bits).long() << 32) + (_LOW_BITS - indexes)
@@ -207,7 +207,7 @@ def _ordered(bits: Tensor) -> Tensor:
     return bits ^ ((bits >> 31) & (2**31 - 1))
 
 
-def _listed(keys: Tensor) -> tuple[Tensor, Tensor]:
+def listed(keys: Tensor) -> tuple[Tensor, Tensor]:
     """Return (scores, items) of keys; what is no candidate becomes item 0."""
     scores, items = _unpack(keys)
     return scores, items.masked_fill(scores == _OUT, 0)
