@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from regard.config import ModelSettings
 from regard.data.batches import Histories
 from regard.data.requests import Requests
-from regard.data.shape import Shape
+from regard.data.shape import Form, Shape
 from regard.model.interest import INTERESTS
 from regard.model.ranker import Ranker
 from regard.model.unit import Dice
@@ -51,6 +51,7 @@ def ranker(interest: str, reads: str = "plain", head: str = "mlp", **changes: An
         users=USERS,
         context=CONTEXT if reads in ("all", "several") else {},
         attributes={"brand": 3} if reads == "all" else {},
+        user_attributes={"sex": 2, "age": Form("number", 1)} if reads == "all" else {},
         histories=(((1, 2), 2), ((3,), 2**31)) if reads == "several" else (),
     )
     model = Ranker(shape, settings).double().eval()
@@ -62,6 +63,10 @@ def ranker(interest: str, reads: str = "plain", head: str = "mlp", **changes: An
             module.norm.running_var.uniform_(0.5, 2.0)
     for codes in model.item_embedding.codes:
         codes.random_(0, 4)
+    if model.user_attributes is not None:
+        model.user_attributes.codes.random_(0, 3)
+        assert model.user_attributes.measures is not None
+        model.user_attributes.measures.normal_()
     model.known[1:] = True
     return model
 

@@ -69,6 +69,8 @@ def test_the_data_file_of_the_page_can_be_read(tmp_path: Path) -> None:
     assert [source.behaviour for source in recipe.sources] == ["view", "purchase"]
     assert recipe.items is not None
     assert recipe.items.columns.attributes == ("brand", "price")
+    assert recipe.users is not None
+    assert recipe.users.columns.attributes == ("age", "gender")
 
 
 def test_the_settings_file_of_the_page_can_be_read(tmp_path: Path) -> None:

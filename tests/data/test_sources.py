@@ -7,10 +7,10 @@ import dataclasses
 import pyarrow as pa
 import pytest
 
-from regard.data.datafile import ColumnsTable, ItemsTable, SourceTable
+from regard.data.datafile import ColumnsTable, ItemsTable, SourceTable, UsersTable
 from regard.data.events import EventLog
 from regard.data.items import read_items
-from regard.data.sources import Columns, ItemColumns, ItemSource, Source
+from regard.data.sources import Columns, ItemColumns, ItemSource, Source, UserColumns, UserSource
 from regard.data.store import Dataset
 from regard.errors import InputError, SettingsError
 
@@ -181,5 +181,6 @@ def test_the_file_knows_every_field():
     fields = {"path", *(field.name for field in dataclasses.fields(Source))}
     assert set(SourceTable.model_fields) == fields
     assert set(ColumnsTable.model_fields) == {field.name for field in dataclasses.fields(Columns)}
-    item_fields = {field.name for kind in (ItemSource, ItemColumns) for field in dataclasses.fields(kind)}
-    assert set(ItemsTable.model_fields) == item_fields - {"columns"}
+    for table, *kinds in ((ItemsTable, ItemSource, ItemColumns), (UsersTable, UserSource, UserColumns)):
+        names = {field.name for kind in kinds for field in dataclasses.fields(kind)}
+        assert set(table.model_fields) == names - {"columns"}

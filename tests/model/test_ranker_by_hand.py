@@ -26,7 +26,7 @@ def test_a_linear_head_pools_fields_flattens_and_is_linear(outputs: int, hidden:
     requests = draw([6, 5], requests=1, most=4, seed=1)
     requests = replace(requests, spans=torch.tensor([[1, 6], [0, 3]]))
     table = model.table
-    owner = requests.request_of_candidate
+    owner, people = requests.request_of_candidate, model.user_attributes
     interests = []
     for row, (low, high) in enumerate(requests.spans.tolist()):
         start = int(requests.histories.offsets[row])
@@ -43,10 +43,12 @@ def test_a_linear_head_pools_fields_flattens_and_is_linear(outputs: int, hidden:
             torch.stack(interests)[owner],
             *[vectors[requests.context[owner, at]] for at, vectors in enumerate(model.asked)],
             model.user.item[requests.users[owner]],
+            people.values[0][people.codes[0, requests.users[owner]]],
+            people.measures[requests.users[owner]] @ people.directions,
         ],
         1,
     )
-    assert model.fields == ("item", "history 1", "hour", "device", "user")
+    assert model.fields == ("item", "history 1", "hour", "device", "user", "user sex", "user age")
     shares = torch.stack([scored(model.head.pool, each) for each in fields])
     pooled = torch.einsum("cf,cfw->cw", shares, fields)
     expected = pooled @ model.head.out.weight.T + model.head.out.bias

@@ -45,6 +45,14 @@ class UserAttributes(AttributeTable):
             at += size + 1
         return found
 
+    def told(self, users: Tensor) -> Tensor:
+        """Of which users (R,) any attribute is given."""
+        told = (self.codes[:, users] > 0).any(0)
+        if self.measures is not None:
+            columns = torch.tensor([*self.measured.values()]).add(1).cumsum(0).sub(1)  # where `absent` is 1
+            told = told | (self.measures[users][:, columns.to(users.device)] == 0).any(1)
+        return told
+
     def _kept(self, users: Tensor) -> Tensor:
         """Which requests (R,) still have an attribute: all of them once trained."""
         if not self.training:

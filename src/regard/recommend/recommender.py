@@ -20,6 +20,7 @@ from regard.errors import InputError, nearest
 from regard.model.baseline import BASELINES
 from regard.model.factorization import Factorization
 from regard.model.models import FACTORIZATION
+from regard.model.ranker import Ranker
 from regard.model.scorer import top_for
 from regard.model.topk import UNKNOWN_SCORE, Jagged, rows_per_block
 from regard.model.twostage import TwoStage
@@ -297,16 +298,23 @@ class Recommender:
         model = self.model.narrowed(excluded, wanted) if isinstance(self.model, TwoStage) else self.model
         scores, items = top_for(model, histories, k, excluded, wanted)
         popular = [not bool(part.any()) for part in histories.items.split(histories.lengths.tolist())]
-        if isinstance(self.model, Factorization) and histories.users is not None:  # who was met has a vector
-            popular = [
-                one and not met for one, met in zip(popular, self.model.met[histories.users].tolist(), strict=True)
-            ]
+        if (known := self._acquainted(histories)) is not None:
+            popular = [one and not met for one, met in zip(popular, known.tolist(), strict=True)]
         if any(popular):
             floor = LastResort(self.run.counts)
             other_scores, other_items = top_for(floor, histories, k, excluded, wanted)
             rows = torch.tensor(popular)[:, None]
             scores, items = torch.where(rows, other_scores, scores), torch.where(rows, other_items, items)
         return scores, items.masked_fill(scores <= UNKNOWN_SCORE, 0), popular
+
+    def _acquainted(self, histories: Histories) -> Tensor | None:
+        """Of whom (B,) the model knows more than events: who has a vector of their own, or told an attribute."""
+        if histories.users is None:
+            return None
+        if isinstance(self.model, Factorization):
+            return self.model.met[histories.users]
+        people = self.model.user_attributes if isinstance(self.model, Ranker) else None
+        return None if people is None else people.told(histories.users)
 
     def _block(self, users: Int64, k: int, seen: str | None) -> pa.Table:
         """Answer for users (B,) of the dataset."""

@@ -53,27 +53,14 @@ def learn(
     check_learnable(dataset, settings)
     set_threads(settings.train.threads)
     torch.manual_seed(settings.train.seed)
-    counts = protocol.split.training_item_counts(dataset)
     users = people(protocol)
     shape = _shape(protocol, users, fitted, fitted_users)
-    model = build(settings, shape)
-    assert isinstance(model, Learned)
-    model.item_embedding.fill(dataset)
-    if isinstance(model, Ranker) and model.user_attributes is not None:
-        model.user_attributes.read(users)
+    model = _ready(protocol, shape, users, fitted, fitted_users)
     hashing = model.item_embedding.collisions()
     if console and hashing:
         console.print(collision_line(hashing), highlight=False)
     if console and users:
         console.print(people_line(users), highlight=False, markup=False, soft_wrap=True)
-    model.known, model.trained = torch.from_numpy(counts > 0), torch.from_numpy(counts > 0)
-    if isinstance(model, Retriever) and model.negatives is not None:
-        model.negatives.take(torch.from_numpy(counts))
-    if fitted is not None:
-        fitted.hand_to(model, counts)
-    if fitted_users is not None:
-        fitted_users.hand_to(model, user_counts(protocol))
-    model.to(choose_device(settings.train.device))
     batches, validate, notes = _task(protocol, model)
     metric, validate = rising(settings.train.metric, validate)
     if isinstance(model, Factorization) and validate is not None:
@@ -116,6 +103,30 @@ def _shape(
     widths = [0 if one is None else one.rows.shape[1] for one in (fitted, fitted_users)]
     forms = {name: Form(one.kind, one.size) for name, one in users.items()}
     return replace(shape, vectors=widths[0], user_vectors=widths[1], user_attributes=forms)
+
+
+def _ready(
+    protocol: Protocol,
+    shape: Shape,
+    users: Mapping[str, Attribute],
+    fitted: Fitted | None,
+    fitted_users: Fitted | None,
+) -> Learned:
+    """The model of the settings before training, told what the dataset and pretrained vectors say; on its device."""
+    model = build(protocol.settings, shape)
+    assert isinstance(model, Learned)
+    model.item_embedding.fill(protocol.dataset)
+    if isinstance(model, Ranker) and model.user_attributes is not None:
+        model.user_attributes.read(users)
+    counts = protocol.split.training_item_counts(protocol.dataset)
+    model.known, model.trained = torch.from_numpy(counts > 0), torch.from_numpy(counts > 0)
+    if isinstance(model, Retriever) and model.negatives is not None:
+        model.negatives.take(torch.from_numpy(counts))
+    if fitted is not None:
+        fitted.hand_to(model, counts)
+    if fitted_users is not None:
+        fitted_users.hand_to(model, user_counts(protocol))
+    return model.to(choose_device(protocol.settings.train.device))
 
 
 def _task(protocol: Protocol, model: Learned) -> tuple[Batches, Validate | None, dict[str, Any]]:
