@@ -255,3 +255,43 @@ def test_the_loss_of_a_temperature_is_that_of_its_scores(negatives: int) -> None
     expected = torch.nn.functional.cross_entropy(model.scores(batch)[:, 1:], targets[3:] - 1)
     ours = model.loss(TrainingBatch(batch, targets, torch.zeros(1, dtype=torch.int64)))
     torch.testing.assert_close(ours, expected, atol=0.1 if negatives else 1e-5, rtol=0.0)
+
+
+@pytest.mark.parametrize("form", [{}, {"hash_rows": 9}, {"transfer": "fuse"}, {"transfer": "frozen"}], ids=str)
+@pytest.mark.parametrize("trained", [slice(1, None), slice(0, 0), slice(3, 19)])
+def test_sampled_loss_reads_few_rows_and_is_that_of_the_whole_table(form: dict[str, object], trained: slice) -> None:
+    settings = ModelSettings(width=20, heads=2, window=13, negatives=6, **form)  # type: ignore[arg-type]
+    model = Retriever(Shape(ITEMS, 3, vectors=15 if "transfer" in form else 0), settings).eval()
+    if "transfer" in form:
+        told = torch.arange(ITEMS + 1) % 3 > 0
+        model.item_embedding.take(torch.randn(ITEMS + 1, 15), told, told.long())
+    if model.item_embedding.hashes is not None:
+        model.item_embedding.hashes.random_(1, 9)
+    model.trained[trained] = True
+    batch, targets = histories([5, 0, 3]), torch.tensor([0, 4, 4, 0, 18, 7, 0, 3])
+    first = torch.tensor([0, 12, 9])
+    torch.manual_seed(5)
+    ours = model.loss(TrainingBatch(batch, targets, first))
+    torch.manual_seed(5)
+    wanted = torch.tensor([4, 4, 18, 7, 3, 12, 9])
+    assert model.negatives is not None
+    negatives, correction = model.negatives(wanted, model.trained)
+    if model.trained.any():
+        assert model.trained[negatives].all()
+    states, _ = model.states(batch, model.table)
+    states = torch.cat([states[[1, 2, 4, 5, 7]], model.nothing.expand(2, -1)])
+    logits = states @ model.table.T
+    total = torch.zeros(())
+    for own, target in zip(logits, wanted.tolist(), strict=True):
+        others = [at for at, item in enumerate(negatives.tolist()) if item != target]
+        total = total + torch.cat([own[target, None], own[negatives[others]] + correction[others]]).logsumexp(0)
+        total = total - own[target]
+    theirs = total / len(wanted)
+    learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    torch.testing.assert_close(ours, theirs)
+    for got, want in zip(
+        *(torch.autograd.grad(loss, learned, allow_unused=True) for loss in (ours, theirs)), strict=True
+    ):
+        assert (got is None) == (want is None)
+        if got is not None:
+            torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-4)
