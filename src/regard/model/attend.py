@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from regard.model.blocks import Block, Side, blocks, scatter, side
-from regard.model.maps import mapped
+from regard.model.blocks import Block, Side, blocks, in_order, padded, scatter, side
+from regard.model.maps import mapped, quicker
 
 Normalize = Literal["softmax", "none", "silu"]
 Bias = Callable[[Block, torch.dtype], Tensor]
@@ -84,14 +84,13 @@ def attend(  # noqa: PLR0913 - the one door to every kernel
     triangle = (fused or maps) and causal and spans is None  # a mask they make themselves; padding lies behind it
     pieces: list[tuple[Side, Tensor]] = []
     weights: list[Tensor] = [query.new_zeros(0)] * (len(query_offsets) - 1) if return_weights else []
-    for block in blocks(query_offsets, key_offsets):
-        q, k, v = block.queries.pad(query), block.keys.pad(keys), block.keys.pad(values)  # (b, H, L, D)
+    for block, q, k, v in padded(list(blocks(query_offsets, key_offsets)), query, keys, values):  # (b, H, L, D)
         sight = _Sight.of(block, spans, causal) if not triangle else _Sight()
-        if fused:
-            mixed = sight.fused(q, k, v, factor, triangle)
-        elif maps and sight.visible is None:
+        if (maps or (fused and quicker(q, k, v))) and sight.visible is None:
             told = None if bias is None else bias(block, q.dtype)
             mixed = mapped(q, k, v, told, pointwise=normalize == "silu", causal=triangle, scale=factor)
+        elif fused:
+            mixed = sight.fused(q, k, v, factor, triangle)
         else:
             logits = torch.einsum("bhqd,bhkd->bhqk", q, k).to(_exact(q)) * factor
             added = logits if bias is None else logits + bias(block, logits.dtype)
@@ -253,8 +252,7 @@ def _exact(tensor: Tensor) -> torch.dtype:
 
 def _joined(pieces: list[tuple[Side, Tensor]], size: int) -> Tensor:
     """Blocks (b, H, L, V) -> (size, H, V), zeros where no block has anything."""
-    first, block = pieces[0]
-    if len(pieces) == 1 and first.consecutive and len(first.slots) == size:
-        return first.unpad(block)
     entries = torch.cat([queries.unpad(block) for queries, block in pieces])
+    if in_order([queries for queries, _ in pieces], size):
+        return entries
     return scatter(entries, torch.cat([queries.slots for queries, _ in pieces]), size)

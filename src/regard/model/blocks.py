@@ -5,7 +5,7 @@ Letters: b rows of a block, L the longest of them, n real entries, H heads, D wi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 from typing import Any
@@ -23,6 +23,7 @@ class Side:
     lengths: Tensor  # (b,)
     longest: int
     consecutive: bool  # slots are one run: a view instead of a copy
+    rows: list[int]  # whose these are
 
     @property
     def full(self) -> bool:
@@ -47,10 +48,13 @@ class Side:
 
     def pad(self, jagged: Tensor) -> Tensor:
         """(N, H, D) -> (b, H, L, D)."""
-        rows = self.take(jagged)
+        return self.spaced(self.take(jagged))
+
+    def spaced(self, rows: Tensor) -> Tensor:
+        """The n entries (n, H, D) of these rows -> (b, H, L, D)."""
         size = len(self.lengths) * self.longest
         cells = rows if self.cells is None else scatter(rows, self.cells, size)
-        return cells.view(len(self.lengths), self.longest, *jagged.shape[1:]).transpose(1, 2)
+        return cells.view(len(self.lengths), self.longest, *rows.shape[1:]).transpose(1, 2)
 
     def unpad(self, block: Tensor) -> Tensor:
         """(b, H, L, D) -> (n, H, D)."""
@@ -114,7 +118,29 @@ def side(offsets: Tensor, index: Tensor, lengths: list[int], rows: list[int]) ->
     block = torch.arange(len(rows), device=offsets.device) * longest
     cells = None if full else torch.repeat_interleave(block, sizes, output_size=total) + inside
     consecutive = all(after == row + 1 for row, after in pairwise(rows))
-    return Side(slots, cells, sizes, longest, consecutive)
+    return Side(slots, cells, sizes, longest, consecutive, rows)
+
+
+def padded(each: Sequence[Block], query: Tensor, *keys: Tensor) -> Iterator[tuple[Any, ...]]:
+    """Yield blocks with their part of the queries and of what keys have, (b, H, L, D) each."""
+    queries = _parts(query, [block.queries for block in each])
+    others = [_parts(one, [block.keys for block in each]) for one in keys]
+    for block, own, *its in zip(each, queries, *others, strict=True):
+        yield block, block.queries.spaced(own), *(block.keys.spaced(one) for one in its)
+
+
+def in_order(sides: Sequence[Side], size: int) -> bool:
+    """Whether sides, one after the other, are the jagged tensor of so many entries as it lies."""
+    rows = [row for side in sides for row in side.rows]
+    return sum(len(side.slots) for side in sides) == size and all(row < after for row, after in pairwise(rows))
+
+
+def _parts(jagged: Tensor, sides: Sequence[Side]) -> Sequence[Tensor]:
+    """The entries of each side; of a single split where possible, as the gradient of each view is as long as all."""
+    if in_order(sides, len(jagged)):
+        whole: Sequence[Tensor] = jagged.split([len(side.slots) for side in sides])
+        return whole
+    return [side.take(jagged) for side in sides]
 
 
 def gather(source: Tensor, places: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from regard.config import ModelSettings
 from regard.data.batches import Histories
 from regard.model.attention import Angles
 from regard.model.blocks import Block
+from regard.model.maps import spread
 
 LAG_BUCKETS = 64
 
@@ -29,11 +30,11 @@ class Lags:
         self._made: dict[tuple[int, ...], Tensor] = {}
 
     def buckets(self, block: Block) -> Tensor:
-        """(b, q, k) int64 of a block; padding is in any bucket."""
+        """(b, q, k) int64 of a block, `spread` over copies of a table; padding is in any bucket."""
         rows = tuple(block.rows)
         if rows not in self._made:
             query, key = block.queries.lay(self.queries), block.keys.lay(self.keys)
-            self._made[rows] = lag_buckets(query[:, :, None] - key[:, None, :])
+            self._made[rows] = spread(lag_buckets(query[:, :, None] - key[:, None, :]), LAG_BUCKETS)
         return self._made[rows]
 
 
