@@ -15,6 +15,7 @@ import itertools
 import os
 import shlex
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -29,7 +30,7 @@ from road_sets import SETS as LOGS
 from train_log import SPLIT, export, protocol_of
 from train_page import Chapter, Curve, page
 from train_plot import draw
-from train_sides import OURS, PEERS, SETS, SHAPE, TARGETS, Cell, equal_settings, our_cell, peer_cell
+from train_sides import OF_OURS, OURS, PEERS, SETS, SHAPE, TARGETS, Cell, equal_settings, our_cell, peer_cell
 
 Found = dict[str, Any]
 
@@ -40,7 +41,7 @@ class Comparison:
 
     name: str
     asked: argparse.Namespace
-    cells: list[Cell] = field(default_factory=list)
+    cells: dict[str, Cell] = field(default_factory=dict)
     broke: int = 0
 
     @property
@@ -65,7 +66,7 @@ class Comparison:
     def found(self, cell: Cell) -> Found | None:
         """Run a cell unless it is kept, and note it."""
         found = cell.run(self.protocol)
-        self.cells.append(cell)
+        self.cells[cell.folder.name] = cell
         self.broke += found is None
         return found
 
@@ -74,18 +75,17 @@ class Comparison:
         own = {name: value for name, value in SETS[self.name].items() if name in SHAPE}
         return {**SHAPE, **(self.asked.rate_set if kind == "rate" else own | self.asked.peer_set)}
 
-    def peer(self, kind: str, name: str, way: Found, turn: int = 0, **options: Any) -> Found | None:
-        """Train a peer in a way of its own."""
+    def peer(self, kind: str, name: str, way: Found, turn: int = 0, **options: Any) -> Cell:
+        """Name the training of a peer in a way of its own."""
         told = {"precision": way["precision"], "threads": way["threads"], **options}
         about = {"kind": kind, "own": way["own"], "options": told, "fingerprint": self.fingerprint, "round": turn}
-        return self.found(peer_cell(self.work, self.asked.peers, self.log, name, about))
+        return peer_cell(self.work, self.asked.peers, self.log, name, about)
 
-    def own(self, kind: str, seed: int, changes: list[str], turn: int = 0) -> tuple[Cell, Found | None]:
-        """Train ours."""
+    def own(self, kind: str, seed: int, changes: Sequence[str] = (), turn: int = 0) -> Cell:
+        """Name a training of ours."""
         told = [f"train.threads={max(self.asked.threads)}", *self.asked.set, *changes]
         about = {"kind": kind, "seed": seed, "changes": told, "fingerprint": self.fingerprint, "round": turn}
-        cell = our_cell(self.work, self.work / "dataset", about | {"speed": kind == "rate"})
-        return cell, self.found(cell)
+        return our_cell(self.work, self.work / "dataset", about | {"speed": kind == "rate"})
 
     def fastest(self, name: str, kind: str) -> Found | None:
         """Return the way in which a peer is fastest, by a short trial of each that works at all."""
@@ -94,39 +94,42 @@ class Comparison:
         if len(ways) == 1:
             return ways[0]
         steps = {"speed": self.asked.trial_steps, "warm-up": self.asked.trial_warm_up}
-        tried = [(way, self.peer("trial", name, way, **self.shape(kind), **steps)) for way in ways]
+        tried = [(way, self.found(self.peer("trial", name, way, **self.shape(kind), **steps))) for way in ways]
         works = [(found["rate"]["targets_per_second"], way) for way, found in tried if found]
         return max(works, key=lambda pair: float(pair[0]))[1] if works else None
 
     def curves(self) -> list[Curve]:
         """Train every side for its quality."""
-        curves = []
-        for seed in self.asked.seeds:
-            cell, found = self.own("curve", seed, [])
-            label = f"{OURS}, seed {seed}" if len(self.asked.seeds) > 1 else OURS
-            curves += [Curve(label, found, cell.result)] if found else []
+        several = len(self.asked.seeds) > 1
+        cells = {OURS + f", seed {seed}" * several: self.own("curve", seed) for seed in self.asked.seeds}
+        more = {"epochs": self.asked.epochs or SETS[self.name]["epochs"], "patience": self.asked.patience}
+        if self.asked.until and self.name in TARGETS:
+            more["until"] = TARGETS[self.name]
         for name in self.asked.sides:
-            way = self.fastest(name, "curve")
-            if way is None:
-                continue
-            more = {"epochs": self.asked.epochs or SETS[self.name]["epochs"], "patience": self.asked.patience}
-            if self.asked.until and self.name in TARGETS:
-                more["until"] = TARGETS[self.name]
-            found = self.peer("curve", name, way, **self.shape("curve"), **more)
-            curves += [Curve(name, found, self.cells[-1].result)] if found else []
-        return curves
+            if way := self.fastest(name, "curve"):
+                cells[name] = self.peer("curve", name, way, **self.shape("curve"), **more)
+        return [Curve(label, found, cell.result) for label, cell in cells.items() if (found := self.found(cell))]
 
     def rates(self) -> list[dict[str, Found]]:
-        """Time every side at equal architecture, one after the other, in rounds; only whole rounds are returned."""
+        """Time every side at equal architecture, one after the other, in rounds; only whole rounds are returned.
+
+        The cells of a round are of one time: where one is missing, all are run.
+        """
         ways = {name: way for name in self.asked.rate_sides if (way := self.fastest(name, "rate"))}
+        shape = self.shape("rate")
         sizes = [f"train.epochs={self.asked.rate_epochs}", f"train.batch_tokens={self.asked.batch_tokens}"]
+        sizes += [f"model.{OF_OURS.get(name, name)}={value}" for name, value in shape.items()]
         steps = {"speed": self.asked.steps, "warm-up": self.asked.warm_up}
         rounds = []
         for turn in range(self.asked.rounds):
-            found = {OURS: self.own("rate", 1, equal_settings(sizes), turn)[1]}
+            cells = {OURS: self.own("rate", 1, equal_settings(sizes), turn)}
             for name, way in ways.items():
-                found[name] = self.peer("rate", name, way, turn, **self.shape("rate"), **steps)
-            rounds += [{name: one for name, one in found.items() if one}] if all(found.values()) else []
+                cells[name] = self.peer("rate", name, way, turn, **shape, **steps)
+            if not all(cell.kept() for cell in cells.values()):
+                for cell in cells.values():
+                    cell.forget()
+            found = {name: one for name, cell in cells.items() if (one := self.found(cell))}
+            rounds += [found] if len(found) == len(cells) else []
         return rounds
 
     def chapter(self) -> Chapter:
@@ -136,9 +139,11 @@ class Comparison:
         return Chapter(self.name, self.protocol, curves, rounds)
 
 
-def publish(chapters: list[Chapter], cells: list[Cell], asked: argparse.Namespace) -> Path:
-    """Write page, raw numbers and pictures; return where the page is."""
+def publish(chapters: Sequence[Chapter], cells: Sequence[Cell], asked: argparse.Namespace) -> None:
+    """Write page, raw numbers and pictures."""
     raw = [{"cell": cell.folder.name, **found} for cell in cells if (found := cell.kept())]
+    if not raw:
+        return
     machine = raw[-1]["machine"]
     command = shlex.join(["python", "benchmarks/train.py", *sys.argv[1:]])
     out = write_results("train", machine, "", raw, asked.out)
@@ -149,7 +154,6 @@ def publish(chapters: list[Chapter], cells: list[Cell], asked: argparse.Namespac
             draw(chapter, out.with_name(pictures[chapter.name]))
     write_results("train", machine, page(chapters, raw, command, pictures), raw, out)
     print(f"written to {out}", flush=True)
-    return out
 
 
 def arguments() -> argparse.Namespace:
@@ -217,7 +221,7 @@ def main() -> None:
         for name in dict.fromkeys([*asked.sets, *asked.rates]):
             comparison = Comparison(name, asked)
             chapters.append(comparison.chapter())
-            cells += comparison.cells
+            cells += comparison.cells.values()
             broke += comparison.broke
             publish(chapters, cells, asked)
     sys.exit(1 if broke else 0)

@@ -173,10 +173,12 @@ def _rates(chapter: Chapter) -> list[str]:
         rates = [found[name]["rate"] for found in chapter.rounds]
         sizes = [f"{rates[0]['steps']}", f"{rates[0]['targets'] / rates[0]['steps']:,.0f}"]
         rows.append([name, *(f"{rate[WALL]:,.0f} ({rate[CORE]:,.0f})" for rate in rates), *sizes])
+    shape = chapter.rounds[0][OURS]["settings"]["model"]
     about = (
-        "Targets per second of learning, in brackets per core-second, at equal architecture: SASRec of width 64, two "
-        "blocks, one head, the newest 200 events, full softmax, plain feed-forward as wide as the model. Warm-up is "
-        "left out; in a round one side comes after the other."
+        f"Targets per second of learning, in brackets per core-second, at equal architecture: SASRec of width "
+        f"{shape['width']}, {shape['blocks']} blocks, heads {shape['heads']}, the newest {shape['window']} events, full "
+        f"softmax, {shape['feed_forward']} feed-forward {shape['expansion']:g} times as wide as the model, dropout "
+        f"{shape['dropout']}. Warm-up is left out; in a round one side comes after the other."
     )
     parts = [about, _table([*heads, "steps", "targets a step"], rows)]
     if len(names) > 1:

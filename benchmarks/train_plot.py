@@ -47,7 +47,7 @@ def _title(chapter: Chapter) -> str:
     whole = [reached for reached in ours if reached]
     if theirs and whole and len(whole) == len(ours):
         times = min(theirs)[0] / max(reached[0] for reached in whole)
-        return f"{times:,.1f} times the seconds: what the first peer needs to reach {target:.3f}"
+        return f"{OURS} reaches {target:.3f} in 1/{times:,.1f} of the seconds of the first peer"
     return "Quality by seconds of learning"
 
 
@@ -107,5 +107,12 @@ def _labels(axes: Axes, curves: list[Curve]) -> None:
             va="center",
             weight=weight,
             annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": COLOURS[side], "linewidth": 0.8, "shrinkA": 2, "shrinkB": 4},
+            arrowprops={
+                "arrowstyle": "-",
+                "color": COLOURS[side],
+                "linewidth": 0.6,
+                "alpha": 0.6,
+                "shrinkA": 2,
+                "shrinkB": 4,
+            },
         )

@@ -36,6 +36,9 @@ Words = tuple[str, ...]
 SHAPE: dict[str, Any] = {"length": 200, "width": 64, "blocks": 2, "dropout": 0.1}
 """What peers are told of their architecture where a log asks for nothing else, and always where rates are taken."""
 
+OF_OURS = {"length": "window"}
+"""What ours call it, where the name differs."""
+
 SETS: dict[str, dict[str, Any]] = {
     "ml-1m": {"epochs": 40},
     "ml-100k": {"epochs": 100},
@@ -92,12 +95,16 @@ class Cell:
         file = self.folder / DONE
         return read_json(file) if file.exists() else None
 
+    def forget(self) -> None:
+        """Remove what is kept."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
     def run(self, protocol: Protocol) -> dict[str, Any] | None:
         """Return what is kept, or train now; None where it broke, and its traceback is on the screen."""
         found, kept = self.kept(), True
         if found is None:
             kept = False
-            shutil.rmtree(self.folder, ignore_errors=True)
+            self.forget()
             self.folder.mkdir(parents=True)
             load = round(os.getloadavg()[0], 2)
             quiet = {"TQDM_DISABLE": "1", "OMP_WAIT_POLICY": "PASSIVE"}
