@@ -140,6 +140,9 @@ class TrainSettings(Section):
         description="rowwise: of the item table, a step moves only the rows it read, with one second moment for each; "
         "with `model.negatives`",
     )
+    table_rate: float = Field(
+        1.0, gt=0, description="learning rate of a retriever's item table, as a multiple of all others"
+    )
     learning_rate: float = Field(2e-3, gt=0, description="peak learning rate")
     weight_decay: float = Field(0.0, ge=0, description="decay of matrices and embeddings")
     warmup: float = Field(0.05, ge=0, lt=1, description="share of all steps with rising learning rate; cosine after it")

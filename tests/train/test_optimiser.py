@@ -99,7 +99,7 @@ def test_a_step_touches_the_rows_it_read_and_its_gradient_is_the_dense_one(form:
     if sparse.item_embedding.hashes is not None:
         for model in (dense, sparse):
             model.item_embedding.hashes.copy_(torch.arange(2 * ITEMS + 2).view(-1, 2) % 30 + 1)  # type: ignore[union-attr]
-    (table,) = sparse.by_rows()
+    (table,) = sparse.tables(by_rows=True)
     batch = batch_of([5, 0, 7, 5], [0, 7, 5, 9])
     for model in (dense, sparse):
         torch.manual_seed(4)
@@ -120,6 +120,18 @@ def test_rows_of_a_model_that_reads_all_are_refused() -> None:
     for model in (model_of(negatives=0), nn.Linear(2, 2)):
         with pytest.raises(SettingsError, match=r"table_optimizer=rowwise is .*model.negatives=1024"):
             build_optimiser(model, settings)
+
+
+@pytest.mark.parametrize("how", ["same", "rowwise"])
+def test_a_table_learns_at_a_multiple_of_the_rate(how: Any) -> None:
+    model = model_of()
+    optimiser = build_optimiser(model, TrainSettings(table_optimizer=how, table_rate=3.0, weight_decay=0.1))
+    (table,) = [group for group in optimiser.param_groups if group["share"] == 3.0]
+    assert [id(each) for each in table["params"]] == [id(model.item_embedding.item)]
+    assert (table["rows"], table["weight_decay"]) == (how == "rowwise", 0.1)
+    assert sum(len(group["params"]) for group in optimiser.param_groups) == len(list(model.parameters()))
+    with pytest.raises(SettingsError, match=r"train.table_rate=3 is for the item table of a retriever"):
+        build_optimiser(nn.Linear(2, 2), TrainSettings(table_rate=3.0))
 
 
 def learner() -> tuple[Retriever, TrainingBatches, TrainSettings]:

@@ -50,12 +50,16 @@ class Retriever(nn.Module):
         """What started from pretrained vectors, and is learned at a rate of its own."""
         return self.item_embedding.started
 
-    def by_rows(self) -> list[nn.Parameter]:
-        """Let the gradients of tables of which a step reads few rows hold these rows only; return the tables."""
-        if self.negatives is None or self.item_embedding.item is None:
+    def tables(self, by_rows: bool) -> list[nn.Parameter]:
+        """The learned table of items, if there is one; with `by_rows` its gradients hold the rows of a step only.
+
+        None then where the softmax is over all items, as every row is read.
+        """
+        table = self.item_embedding.item
+        if table is None or (by_rows and self.negatives is None):
             return []
-        self.item_embedding.by_rows = True
-        return [self.item_embedding.item]
+        self.item_embedding.by_rows = by_rows
+        return [table]
 
     def grow(self, rows: Tensor, told: Tensor) -> None:
         """Append items that came after training, known by their vectors (n, K) where `told` (n,); no learning after."""

@@ -25,10 +25,10 @@ class Transferring(Protocol):
 
 @runtime_checkable
 class Tabled(Protocol):
-    """What some models say besides: that they have large tables, of which a step reads few rows."""
+    """What some models say besides: which of their parameters are tables of items, a row for each."""
 
-    def by_rows(self) -> list[nn.Parameter]:
-        """Make their gradients sparse from now on, holding the rows that were read; return the tables, or none."""
+    def tables(self, by_rows: bool) -> list[nn.Parameter]:
+        """Tables; with `by_rows` those of which a step reads few rows, whose gradients are sparse from now on."""
 
 
 class RowWiseAdam(torch.optim.Adam):
@@ -84,35 +84,41 @@ def build_optimiser(model: nn.Module, settings: TrainSettings) -> torch.optim.Op
     What started from pretrained vectors has a share of the learning rate, and no decay: it should stay near them.
 
     Raises:
-        SettingsError: rows of tables are to be moved by themselves, and the model has none that are read by themselves.
+        SettingsError: tables are to be learned in a way of their own, and the model has none for it.
     """
-    tables = _tables(model) if settings.table_optimizer == "rowwise" else []
-    started = [] if not isinstance(model, Transferring) else model.transferred()
-    own, large = {id(each) for each in started}, {id(each) for each in tables}
+    rows = settings.table_optimizer == "rowwise"
+    tables = {id(each) for each in (_tables(model, settings) if rows or settings.table_rate != 1 else [])}
+    started = {id(each) for each in (model.transferred() if isinstance(model, Transferring) else [])}
     groups: list[dict[str, Any]] = []
-    for rows in (False, True):
-        mine = [each for each in model.parameters() if (id(each) in large) == rows]
-        plain = [each for each in mine if id(each) not in own]
-        also = {"share": 1.0, "started": False, "rows": rows, "fused": not rows}
-        first = {"share": settings.vectors_rate, "started": True, "rows": rows, "fused": not rows}
+    for table in (False, True):
+        mine = [each for each in model.parameters() if (id(each) in tables) == table]
+        plain = [each for each in mine if id(each) not in started]
+        how = {"rows": table and rows, "fused": not (table and rows)}
+        also = {"share": settings.table_rate if table else 1.0, "started": False, **how}
+        first = {"share": settings.vectors_rate, "started": True, **how}
         groups += [
             {"params": [each for each in plain if each.ndim > 1], "weight_decay": settings.weight_decay, **also},
             {"params": [each for each in plain if each.ndim <= 1], "weight_decay": 0.0, **also},
-            {"params": [each for each in mine if id(each) in own], "weight_decay": 0.0, **first},
+            {"params": [each for each in mine if id(each) in started], "weight_decay": 0.0, **first},
         ]
     groups = [group for group in groups if group["params"]]
     decoupled = settings.optimizer == "adamw"
     return RowWiseAdam(groups, lr=settings.learning_rate, decoupled_weight_decay=decoupled)
 
 
-def _tables(model: nn.Module) -> list[nn.Parameter]:
-    tables = model.by_rows() if isinstance(model, Tabled) else []
-    if not tables:
+def _tables(model: nn.Module, settings: TrainSettings) -> list[nn.Parameter]:
+    tables = model.tables(by_rows=settings.table_optimizer == "rowwise") if isinstance(model, Tabled) else []
+    if tables:
+        return tables
+    if settings.table_optimizer == "rowwise":
         raise SettingsError(
-            "train.table_optimizer=rowwise is for tables of which a step reads few rows, and this model reads all; "
-            "sample negatives too, for example model.negatives=1024, or leave it out"
+            "train.table_optimizer=rowwise is for item tables of which a step reads few rows, and this model has none: "
+            "with a retriever sample negatives too, for example model.negatives=1024; else leave it out"
         )
-    return tables
+    raise SettingsError(
+        f"train.table_rate={settings.table_rate:g} is for the item table of a retriever, and this model has none: "
+        "leave it out"
+    )
 
 
 def clip(parameters: Iterable[nn.Parameter], most: float) -> None:
