@@ -197,7 +197,6 @@ def checked(parser: argparse.ArgumentParser, asked: argparse.Namespace) -> argpa
         asked.threads = asked.threads[-1:]
         asked.epochs, asked.steps, asked.warm_up, asked.trial_steps, asked.trial_warm_up = 2, 3, 2, 2, 1
         asked.rate_epochs, asked.set = 2, [*asked.set, "train.epochs=3"]
-        asked.sides = asked.rate_sides
         asked.rate_set = {"length": 50, "width": 16}
         asked.peer_set = ["length=50", "width=16", *asked.peer_set]
         asked.out = asked.out or asked.work / "smoke.md"  # no result

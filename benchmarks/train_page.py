@@ -175,8 +175,8 @@ def _rates(chapter: Chapter) -> list[str]:
         rows.append([name, *(f"{rate[WALL]:,.0f} ({rate[CORE]:,.0f})" for rate in rates), *sizes])
     shape = chapter.rounds[0][OURS]["settings"]["model"]
     about = (
-        f"Targets per second of learning, in brackets per core-second, at equal architecture: SASRec of width "
-        f"{shape['width']}, {shape['blocks']} blocks, heads {shape['heads']}, the newest {shape['window']} events, full "
+        "Targets per second of learning, in brackets per core-second, at equal architecture: SASRec of width "
+        f"{shape['width']}, {shape['blocks']} blocks, heads {shape['heads']}, newest {shape['window']} events, full "
         f"softmax, {shape['feed_forward']} feed-forward {shape['expansion']:g} times as wide as the model, dropout "
         f"{shape['dropout']}. Warm-up is left out; in a round one side comes after the other."
     )
