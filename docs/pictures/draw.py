@@ -148,9 +148,10 @@ def ranker(**told: Any) -> Settings:
     return Settings().changed([f"{name}={json.dumps(value)}" for name, value in every.items()])
 
 
-def retriever() -> Settings:
+def retriever(*changes: str) -> Settings:
     """The demo's model, of two heads, on the split of all others."""
-    return demo.SETTINGS.changed([f"data.split='{SPLIT}'", "model.heads=2", "train.epochs=12", "train.threads=1"])
+    told = [f"data.split='{SPLIT}'", "model.heads=2", "train.epochs=12", "train.threads=1", *changes]
+    return demo.SETTINGS.changed(told)
 
 
 PICTURES: dict[str, tuple[Settings, Callable[[Any, Case], Tensor], str]] = {
@@ -160,6 +161,7 @@ PICTURES: dict[str, tuple[Settings, Callable[[Any, Case], Tensor], str]] = {
     "multi-head": (settings_of("multi-head", 0, 1), of_form, WEIGHT),
     "activation-unit": (settings_of("activation unit, softmax", 0, 1), of_form, WEIGHT),
     "self-attention": (retriever(), of_state, WEIGHT),
+    "hstu": (retriever("model.name=hstu", "model.time_bias=true", "model.time_lags=false"), of_state, WEIGHT),
     "dual": (settings_of("dual, self-attention in the history", 0, 1), of_form, WEIGHT),
     "transformer": (settings_of("transformer", 0, 1), of_form, WEIGHT),
     "seq2seq": (ranker(interest="seq2seq", blocks=1), of_written, "share of looks"),

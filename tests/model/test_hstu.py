@@ -213,11 +213,12 @@ def test_maps_in_pieces_equal_the_written_out_form(
 
 @examples(max_examples=10)
 @given(lengths=st.lists(st.sampled_from([0, 1, 2, 9, 40]), min_size=1, max_size=5))
-@pytest.mark.parametrize("normalize", ["softmax", "silu"])
-def test_half_precision_is_close(normalize: str, lengths: list[int]) -> None:
+@pytest.mark.parametrize(("normalize", "biased"), [("softmax", False), ("softmax", True), ("silu", True)])
+def test_half_precision_is_close(normalize: str, biased: bool, lengths: list[int]) -> None:
     torch.manual_seed(sum(lengths))
-    offsets, bias = offsets_of(lengths), RelativeBias(HEADS)
-    nn.init.normal_(bias.table)
+    offsets, bias = offsets_of(lengths), RelativeBias(HEADS) if biased else None
+    if bias is not None:
+        nn.init.normal_(bias.table)
     exact = [torch.randn(sum(lengths), HEADS, 8, requires_grad=True) for _ in range(3)]
     half = [tensor.detach().bfloat16().requires_grad_() for tensor in exact]
     form = {"query_offsets": offsets, "key_offsets": offsets, "causal": True, "normalize": normalize, "bias": bias}

@@ -30,6 +30,7 @@ _WIDTH, _NARROW = "model.width=64,128,256", {"matrix-factorization": "model.widt
 _BLOCKS, _HEADS = "model.blocks=1,2,3", "model.heads=1,2,4"
 _SHAPE = {
     "self-attention": (_BLOCKS, _HEADS),
+    "hstu": (_BLOCKS, _HEADS),
     "seq2seq": (_BLOCKS, _HEADS),
     "transformer": (_BLOCKS, _HEADS),
     "gru": (_BLOCKS,),
