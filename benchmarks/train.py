@@ -139,13 +139,27 @@ class Comparison:
         return Chapter(self.name, self.protocol, curves, rounds)
 
 
+def shown(words: Sequence[str]) -> str:
+    """Return the command as anybody may give it: where things lie on this machine is nobody's business."""
+    told, places = (
+        ["python", "benchmarks/train.py"],
+        {"--peers": ["--peers", "PEERS/bin/python"], "--work": [], "--out": []},
+    )
+    rest = iter([part for word in words for part in (word.split("=", 1) if word.startswith(tuple(places)) else [word])])
+    for word in rest:
+        told += places.get(word, [word])
+        if word in places:
+            next(rest)
+    return shlex.join(told)
+
+
 def publish(chapters: Sequence[Chapter], cells: Sequence[Cell], asked: argparse.Namespace) -> None:
     """Write page, raw numbers and pictures."""
     raw = [{"cell": cell.folder.name, **found} for cell in cells if (found := cell.kept())]
     if not raw:
         return
     machine = raw[-1]["machine"]
-    command = shlex.join(["python", "benchmarks/train.py", *sys.argv[1:]])
+    command = shown(sys.argv[1:])
     out = write_results("train", machine, "", raw, asked.out)
     pictures = {}
     for chapter in chapters:

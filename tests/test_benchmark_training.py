@@ -200,3 +200,10 @@ def test_cells_differ_by_all_that_they_are_told(tmp_path: Path) -> None:
     assert len({cell.folder for cell in cells}) == len(changes)
     assert cells[2].command[-4:] == ["--precision", "float32", "--width", "64"]
     assert cells[2].kept() is None
+
+
+@pytest.mark.parametrize("given", [["--peers", "/a/python", "--work", "/b"], ["--peers=/a/python", "--out=/b/c.md"]])
+def test_the_page_says_the_command_without_places(given: list[str]) -> None:
+    shown = import_module("train").shown([*given, "--sets", "ml-1m", "--set", "train.epochs=3"])
+    words = "--peers PEERS/bin/python --sets ml-1m --set train.epochs=3"
+    assert shown == f"python benchmarks/train.py {words}"
