@@ -206,6 +206,8 @@ def arguments() -> argparse.Namespace:
 def checked(parser: argparse.ArgumentParser, asked: argparse.Namespace) -> argparse.Namespace:
     """Refuse what does not exist before hours of work."""
     asked.rate_set = {}
+    asked.work = asked.work.absolute()
+    asked.peers = asked.peers and asked.peers.absolute()  # not resolved: it may be a link of an environment
     if asked.smoke:
         asked.sets, asked.rates, asked.rounds, asked.seeds = ["ml-100k"], ["ml-100k"], 1, asked.seeds[:1]
         asked.threads = asked.threads[-1:]

@@ -28,7 +28,7 @@ from regard.training.protocol import Protocol
 from road import code, settings_for
 from train_log import KEY, SPLIT, tested, validated
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).absolute().parent
 OURS = "regard"
 ANSWER, DONE, TEST = "answer.json", "found.json", "evaluation-test"
 Words = tuple[str, ...]
@@ -108,7 +108,8 @@ class Cell:
             self.folder.mkdir(parents=True)
             load = round(os.getloadavg()[0], 2)
             quiet = {"TQDM_DISABLE": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-            done = subprocess.run(self.command, check=False, env={**os.environ, **quiet})
+            where = {"cwd": self.folder, "env": {**os.environ, **quiet}}  # RecBole writes where it stands
+            done = subprocess.run(self.command, check=False, **where)
             if done.returncode == 0:
                 found = self._measured(protocol) | {"code": code(), "load": [load, round(os.getloadavg()[0], 2)]}
                 write_json(self.folder / DONE, found)
