@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_TILE = 512
+_TILE = 256
 
 
 def next_item_loss(states: Tensor, table: Tensor, targets: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from regard.model.factorization import Factorization
 from regard.model.models import Learned, build
 from regard.model.ranker import Ranker, RankerScorer
 from regard.model.retriever import Retriever
+from regard.train.heap import keep_freed
 from regard.train.loop import Batches, autocast_type, choose_device, fit, set_threads
 from regard.train.progress import Watch
 from regard.training.baselines import told
@@ -52,6 +53,7 @@ def learn(
     dataset, settings = protocol.dataset, protocol.settings
     check_learnable(dataset, settings)
     set_threads(settings.train.threads)
+    keep_freed()
     torch.manual_seed(settings.train.seed)
     users = people(protocol)
     shape = _shape(protocol, users, fitted, fitted_users)

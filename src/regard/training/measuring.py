@@ -15,6 +15,7 @@ from regard.model.factorization import Factorization
 from regard.model.itemrates import ItemRates
 from regard.model.ranker import Ranker
 from regard.recommend.run import Run
+from regard.train.heap import keep_freed
 from regard.train.loop import choose_device, set_threads
 from regard.training.baselines import choose
 from regard.training.learning import ranker_scorer
@@ -51,6 +52,7 @@ def evaluate(
     part: Part = "test" if on == "test" else "validation"
     protocol = Protocol.of(run.dataset(data), run.settings)
     set_threads(run.settings.train.threads)
+    keep_freed()
     device = choose_device(run.settings.train.device)
     stage, labelled = run.stage(device), None
     if isinstance(stage, Ranker | Factorization) and asks_labels(run.settings, protocol.dataset):
