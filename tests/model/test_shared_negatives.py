@@ -80,12 +80,15 @@ def test_in_batch_negatives_are_targets_each_at_most_once() -> None:
 
 
 def test_mixed_negatives_are_corrected_by_the_sum_of_both_ways() -> None:
-    targets = torch.tensor([1, 2, 4, 5, 6, 7])
-    items, correction = sampler("mixed", 9)(targets, OFFERED)
-    assert set(targets[:4].tolist()) | set(items.tolist()) <= set(range(8))
-    times = (correction.exp() * (5 / 6 + 4 * (5 / 6) * (COUNTS / COUNTS.sum())[items])).round(decimals=3)
-    assert times.sum() == 9
-    assert times.eq(times.round()).all()
+    targets, offered = torch.tensor([1, 4, 5, 6, 7, 1]), torch.arange(8) == 2  # what is no target is uniform
+    items, correction = sampler("mixed", 9)(targets, offered)
+    inside = items[items != 2]
+    assert set(inside.tolist()) <= set(targets.tolist())
+    times = correction.exp() * (5 / 1 + 4 * (5 / 6) * (COUNTS / COUNTS.sum())[items])
+    torch.testing.assert_close(times, times.round())
+    assert times[items == 2] == 5
+    assert times[items != 2].sum() == 4
+    assert times[items > 2].eq(1).all()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -101,3 +104,17 @@ def test_uniform_needs_no_counts_and_the_others_say_that_they_do() -> None:
     with pytest.raises(SettingsError, match="popularity draws by training events"):
         SharedNegatives(7, ModelSettings(**settings))(torch.tensor([1]), OFFERED)
     assert len(SharedNegatives(7, ModelSettings(negatives=3))(torch.tensor([1]), OFFERED)[0])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_who_is_in_a_batch_is_counted_by_targets_where_not_all_events_are(kind: str) -> None:
+    views, purchases = torch.tensor([0, 900, 100, 200]), torch.tensor([0, 10, 90, 100])
+    settings: Any = {"negatives": 6, "negative_sampling": kind}
+    drawn = SharedNegatives(3, ModelSettings(**settings))
+    drawn.take(views + purchases, purchases)
+    total = torch.zeros(4, dtype=torch.float64)
+    for _ in range(TIMES):
+        targets = torch.cat([torch.tensor([2]), torch.multinomial(purchases.float(), 7, replacement=True)])
+        items, correction = drawn(targets, views > 0)
+        total[items] += correction.double().exp()
+    torch.testing.assert_close(total[[1, 3]] / TIMES, torch.ones(2, dtype=torch.float64), atol=0.15, rtol=0)

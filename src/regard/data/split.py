@@ -74,6 +74,13 @@ class Split:
         """Return how many training events each item has, (n_items + 1,)."""
         return np.bincount(dataset.item[self._rows(ranges(*self.training(dataset))[0])], minlength=dataset.n_items + 1)
 
+    def target_item_counts(self, dataset: Dataset) -> Int64:
+        """Return how many training events of each item may be targets, (n_items + 1,)."""
+        events, wanted = self._rows(ranges(*self.training(dataset))[0]), self.target_events(dataset)
+        return np.bincount(
+            dataset.item[events if wanted is None else events[wanted[events]]], minlength=dataset.n_items + 1
+        )
+
     def cases(self, dataset: Dataset, part: Part, targets: Targets = "next") -> Cases:
         """Return the cases of a held-back part, users ascending, oldest first.
 

@@ -36,10 +36,14 @@ class SharedNegatives(nn.Module):
         counted = items + 1 if self.kind != "uniform" else 0
         self.register_buffer("upto", torch.zeros(counted, dtype=torch.float64), persistent=False)
 
-    def take(self, counts: Tensor) -> None:
-        """Read how many training events each item has, (V + 1,); `uniform` needs none of it."""
+    def take(self, counts: Tensor, targets: Tensor | None = None) -> None:
+        """Read how many training events each item has, (V + 1,), and how many of them are targets (all where None).
+
+        Who is in a batch by targets is counted by them; `uniform` needs none of it.
+        """
         if len(self.upto):
-            known = counts.to(self.upto, copy=True)
+            told = counts if targets is None or self.kind == "popularity" else targets
+            known = told.to(self.upto, copy=True)
             known[0] = 0
             self.upto = known.cumsum(0) / known.sum().clamp_min(1)
 

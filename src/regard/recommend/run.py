@@ -19,7 +19,6 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from regard.config import Settings
-from regard.data.attributes import item_attributes
 from regard.data.shape import Shape
 from regard.data.store import Dataset
 from regard.data.vocabulary import Vocabulary
@@ -187,7 +186,7 @@ def save_run(
         model: its `state_dict` becomes the weights.
         dataset: gives ids and titles.
         counts: (n_items + 1,) training events of each item.
-        body: the manifest's own part: settings, choice, split, validation, …
+        body: the manifest's own part: settings, choice, split, validation, what attributes mean, …
         retriever: a run that finds candidates for this one; it is copied, so that the new run is whole by itself.
         makers: what makes the pretrained vectors of `items` and `users` to come.
     """
@@ -217,11 +216,10 @@ def save_run(
                 table = pa.table({"id": dataset.users.array})
                 with pa.ipc.new_file(sink, table.schema) as writer:
                     writer.write_table(table)
-        meanings = {name: one.meaning() for name, one in item_attributes(dataset, body["shape"]["attributes"]).items()}
         values = {name: dataset.context_values[name].array.to_pylist() for name in body["shape"]["context"]}
         if retriever is not None:
             shutil.copytree(retriever.path, aside / RETRIEVER, copy_function=_link, ignore=_NOT_NEEDED)
-        write_manifest(aside, KIND, {"dataset": told, "context": values, "attributes": meanings, **body})
+        write_manifest(aside, KIND, {"dataset": told, "context": values, "attributes": {}, **body})
     return Run.open(path)
 
 

@@ -78,6 +78,15 @@ class Told:
             at += size + 1
 
 
+def on_scale(told: dict[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+    """What numbers and vectors mean to the weights, by name: the scale of the run they began from, where it has one.
+
+    `told` is what the dataset says by itself, `before` what the run says.
+    """
+    kept = {name: {key: one[key] for key in ("centre", "spread") if key in one} for name, one in before.items()}
+    return {name: {**one, **kept.get(name, {})} for name, one in told.items()}
+
+
 def attributes_of(run: Run, dataset: Dataset, model: Learned, users: Mapping[str, Attribute]) -> dict[str, Told]:
     """Attributes of items, and those of users, by the name of the kind; `users` are those of the dataset."""
     table, then = model.item_embedding, run.manifest.get("attributes", {})

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from regard.data.attributes import Attribute
+from regard.data.attributes import Attribute, item_attributes
 from regard.data.batches import TrainingBatches
 from regard.data.requests import RequestBatches
 from regard.data.shape import Form, Shape
@@ -27,6 +27,7 @@ from regard.train.heap import keep_freed
 from regard.train.loop import Batches, autocast_type, choose_device, fit, set_threads
 from regard.train.progress import Watch
 from regard.training.baselines import told
+from regard.training.joined import on_scale
 from regard.training.people import coverage, people, people_line, user_counts
 from regard.training.protocol import Protocol, asks_labels, check_learnable, median_gap
 from regard.training.start import Start, start_line
@@ -90,7 +91,10 @@ def learn(
     found = {"validation": best["validation"], "epochs": rows, "targets": notes, "from": begun}
     found["vectors"] = None if fitted is None else fitted.facts
     found["user_vectors"] = None if fitted_users is None else fitted_users.facts
-    found["user_attributes"] = coverage(users)
+    meanings = {name: one.meaning() for name, one in item_attributes(dataset, [*shape.attributes]).items()}
+    there = {} if start is None else start.run.manifest
+    found["attributes"] = on_scale(meanings, there.get("attributes", {}))
+    found["user_attributes"] = on_scale(coverage(users), there.get("user_attributes", {}))
     return model, told(shape=shape.as_dict(), hashing=hashing, median_gap=median_gap(protocol), **found)
 
 
@@ -123,7 +127,9 @@ def _ready(
     counts = protocol.split.training_item_counts(protocol.dataset)
     model.known, model.trained = torch.from_numpy(counts > 0), torch.from_numpy(counts > 0)
     if isinstance(model, Retriever) and model.negatives is not None:
-        model.negatives.take(torch.from_numpy(counts))
+        model.negatives.take(
+            torch.from_numpy(counts), torch.from_numpy(protocol.split.target_item_counts(protocol.dataset))
+        )
     if fitted is not None:
         fitted.hand_to(model, counts)
     if fitted_users is not None:
