@@ -204,6 +204,8 @@ def test_an_empty_history_is_what_was_learned_for_it(interest: str) -> None:
         ({"positions": "rotary"}, "model.positions=learned"),
         ({"time_lags": True}, "model.request_time"),
         ({"outputs": 2}, "model.outputs=2"),
+        ({"negatives": 64}, "model.negatives=64 is for retrievers.* data.negatives"),
+        ({"negative_sampling": "popularity"}, "model.negative_sampling=popularity is for retrievers.* data.sampling"),
     ],
 )
 def test_what_a_ranker_cannot_be_is_told_in_one_line(changes: dict[str, object], expected: str) -> None:

@@ -51,6 +51,12 @@ def build(settings: Settings, shape: Shape) -> Learned | Baseline:
 def check_ranker(settings: ModelSettings) -> None:
     """Raise `SettingsError` where a ranker cannot have this shape, or would not read what was asked for."""
     build_interest(settings)
+    for name in ("negatives", "negative_sampling"):
+        if getattr(settings, name) != getattr(ModelSettings(), name):
+            raise SettingsError(
+                f"model.{name}={getattr(settings, name)} is for retrievers, and a ranker would not read it; say "
+                f"{_OF_DATA[name]} instead"
+            )
     if settings.outputs > 1:
         raise SettingsError(
             f"model.outputs={settings.outputs}: an event has one label, so `regard train` learns one output; "
@@ -72,6 +78,9 @@ def check_ranker(settings: ModelSettings) -> None:
             f"model.residual=gated is of blocks, and interest {settings.interest} has none; use transformer, or leave "
             "it out"
         )
+
+
+_OF_DATA = {"negatives": "data.negatives (to a target)", "negative_sampling": "data.sampling"}
 
 
 def check_factorization(settings: ModelSettings) -> None:
