@@ -247,6 +247,25 @@ def test_with_a_temperature_scores_are_cosines(temperature: float) -> None:
     torch.testing.assert_close(model.users(batch, model.table) @ model.table.T, model.scores(batch))
 
 
+@pytest.mark.parametrize("transfer", [None, "fuse"])
+def test_with_a_temperature_what_nothing_tells_does_not_drown_all_other_gradients(transfer: str | None) -> None:
+    changes: dict[str, object] = {"transfer": transfer, "id_width": 5} if transfer else {}
+    settings = ModelSettings(width=20, temperature=0.1, dropout=0.0, **changes)  # type: ignore[arg-type]
+    model = Retriever(Shape(ITEMS, 3, vectors=15 if transfer else 0), settings)
+    if transfer:
+        told = torch.arange(ITEMS + 1) % 3 > 0
+        model.item_embedding.take(torch.randn(ITEMS + 1, 15) * 15**-0.5 * told[:, None], told, told.long())
+    batch, first = histories([5, 0, 3]), torch.tensor([4, 12, 9])
+    model.loss(TrainingBatch(batch, torch.tensor([0, 4, 4, 0, 18, 7, 0, 3]), first)).backward()
+    table = model.item_embedding.item
+    nothings = [model.nothing, *([model.item_embedding.pretrained.nothing] if transfer else [])]  # type: ignore[union-attr, list-item]
+    assert table is not None
+    assert table.grad is not None
+    for nothing in nothings:
+        assert nothing.grad is not None
+        assert 0 < float(nothing.grad.norm()) < 10 * float(table.grad.norm())
+
+
 @pytest.mark.parametrize("negatives", [0, 4000])
 def test_the_loss_of_a_temperature_is_that_of_its_scores(negatives: int) -> None:
     form = {"temperature": 0.3, "dropout": 0.0, "behaviours": False, "negatives": negatives}

@@ -17,6 +17,7 @@ from regard.model.encoder import ENCODERS
 from regard.model.items import ItemTable
 from regard.model.losses import next_item_loss, sampled_next_item_loss
 from regard.model.negatives import SharedNegatives
+from regard.model.transfer import first_nothing
 
 
 class Retriever(nn.Module):
@@ -40,7 +41,7 @@ class Retriever(nn.Module):
         self.encoder = ENCODERS[settings.name](settings)
         self.clocks = Clocks(settings)
         self.temperature = settings.temperature
-        self.nothing = nn.Parameter(torch.zeros(settings.width))
+        self.nothing = nn.Parameter(first_nothing(settings.width, 1.0 if settings.temperature else 0.0))
         self.known: Tensor
         self.trained: Tensor
         self.register_buffer("known", torch.zeros(shape.items + 1, dtype=torch.bool))

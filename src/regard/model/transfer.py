@@ -95,9 +95,9 @@ class Frozen(Pretrained):
 class Fused(Pretrained):
     """The vector as it is, beside an id of `model.id_width` values that starts from zero."""
 
-    def __init__(self, items: int, size: int) -> None:
+    def __init__(self, items: int, size: int, scale: float = 0.0) -> None:
         super().__init__(items, size)
-        self.nothing = nn.Parameter(torch.zeros(size))
+        self.nothing = nn.Parameter(first_nothing(size, scale))
 
     def forward(self, ids: Tensor | None, items: Tensor | None) -> Tensor:
         """(R, id_width) -> (R, W)."""
@@ -159,6 +159,14 @@ class Initial(Pretrained):
         return ids
 
 
+def first_nothing(size: int, scale: float) -> Tensor:
+    """What stands for nothing told before training, (size,), of a length of about `scale`.
+
+    Zero is the neutral one, but not where vectors are brought to length 1: its gradient there is without bounds.
+    """
+    return torch.randn(size) * (scale * size**-0.5) if scale else torch.zeros(size)
+
+
 def build_transfer(items: int, size: int, settings: ModelSettings, scale: float) -> Pretrained | None:
     """Return what `model.transfer` names, for vectors of `size` values; None without vectors."""
     if not size:
@@ -171,7 +179,7 @@ def build_transfer(items: int, size: int, settings: ModelSettings, scale: float)
     if settings.transfer == "frozen":
         return Frozen(items, size, settings, scale)
     if settings.transfer == "fuse":
-        return Fused(items, size)
+        return Fused(items, size, scale if settings.temperature else 0.0)
     return Initial(items) if settings.transfer == "init" else Gated(items, size, settings, scale)
 
 
@@ -196,4 +204,4 @@ def id_width(settings: ModelSettings) -> int:
     return width
 
 
-__all__ = ["MODES", "Initial", "Pretrained", "build_transfer", "id_width", "vector_width"]
+__all__ = ["MODES", "Initial", "Pretrained", "build_transfer", "first_nothing", "id_width", "vector_width"]
