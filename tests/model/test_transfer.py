@@ -14,7 +14,7 @@ from regard.errors import SettingsError
 from regard.model.items import ItemTable
 from regard.model.retriever import Retriever
 from regard.model.transfer import MODES, vector_width
-from regard.train.loop import _optimiser
+from regard.train.optimiser import build_optimiser
 
 ITEMS, WIDTH, VALUES = 7, 12, 5
 TOLD = torch.tensor([0, 1, 1, 0, 1, 1, 1, 0], dtype=torch.bool)
@@ -179,7 +179,7 @@ def test_where_all_items_have_training_events_all_compete() -> None:
 def test_what_started_from_vectors_has_its_own_share_of_the_learning_rate() -> None:
     settings = ModelSettings(name="mean", width=WIDTH, heads=1, transfer="init")
     model = Retriever(Shape(items=ITEMS, vectors=WIDTH), settings)
-    groups = _optimiser(model, TrainSettings(vectors_rate=0.25, weight_decay=0.5)).param_groups
+    groups = build_optimiser(model, TrainSettings(vectors_rate=0.25, weight_decay=0.5)).param_groups
     (own,) = [group for group in groups if group["started"]]
     assert own["share"] == 0.25
     assert own["weight_decay"] == 0.0

@@ -134,6 +134,28 @@ def test_a_table_learns_at_a_multiple_of_the_rate(how: Any) -> None:
         build_optimiser(nn.Linear(2, 2), TrainSettings(table_rate=3.0))
 
 
+@pytest.mark.parametrize("how", ["same", "rowwise"])
+def test_a_table_that_started_from_vectors_has_both_shares_of_the_rate(how: Any) -> None:
+    model = transferring("init")
+    told = TrainSettings(table_optimizer=how, table_rate=3.0, vectors_rate=0.2, weight_decay=0.1)
+    groups = {id(each): group for group in build_optimiser(model, told).param_groups for each in group["params"]}
+    table = groups[id(model.item_embedding.item)]
+    assert table["share"] == pytest.approx(0.6)
+    assert (table["rows"], table["weight_decay"], table["started"]) == (how == "rowwise", 0.0, True)
+    assert {group["share"] for group in groups.values() if group is not table} == {1.0}
+
+
+@pytest.mark.parametrize("told", [{"table_optimizer": "rowwise"}, {"table_rate": 3.0}], ids=str)
+def test_a_model_without_ids_has_no_table_and_says_why(told: dict[str, Any]) -> None:
+    with pytest.raises(SettingsError, match=r"is for the rows that items have of their own.*model.transfer=frozen"):
+        build_optimiser(transferring("frozen"), TrainSettings(**told))
+
+
+def transferring(mode: str) -> Retriever:
+    settings = ModelSettings(width=8, negatives=6, transfer=mode)  # type: ignore[arg-type]
+    return Retriever(Shape(ITEMS, vectors=8), settings)
+
+
 def learner() -> tuple[Retriever, TrainingBatches, TrainSettings]:
     settings = TrainSettings(
         metric="ndcg@10", epochs=4, batch_tokens=64, learning_rate=1e-2, table_optimizer="rowwise", weight_decay=0.01

@@ -81,7 +81,7 @@ class RowWiseAdam(torch.optim.Adam):
 def build_optimiser(model: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
     """Decay draws matrices and tables of vectors towards zero; norms, biases and single vectors are left alone.
 
-    What started from pretrained vectors has a share of the learning rate, and no decay: it should stay near them.
+    What started from pretrained vectors has a share of its learning rate, and no decay: it should stay near them.
 
     Raises:
         SettingsError: tables are to be learned in a way of their own, and the model has none for it.
@@ -94,8 +94,9 @@ def build_optimiser(model: nn.Module, settings: TrainSettings) -> torch.optim.Op
         mine = [each for each in model.parameters() if (id(each) in tables) == table]
         plain = [each for each in mine if id(each) not in started]
         how = {"rows": table and rows, "fused": not (table and rows)}
-        also = {"share": settings.table_rate if table else 1.0, "started": False, **how}
-        first = {"share": settings.vectors_rate, "started": True, **how}
+        share = settings.table_rate if table else 1.0
+        also = {"share": share, "started": False, **how}
+        first = {"share": share * settings.vectors_rate, "started": True, **how}
         groups += [
             {"params": [each for each in plain if each.ndim > 1], "weight_decay": settings.weight_decay, **also},
             {"params": [each for each in plain if each.ndim <= 1], "weight_decay": 0.0, **also},
@@ -107,10 +108,17 @@ def build_optimiser(model: nn.Module, settings: TrainSettings) -> torch.optim.Op
 
 
 def _tables(model: nn.Module, settings: TrainSettings) -> list[nn.Parameter]:
-    tables = model.tables(by_rows=settings.table_optimizer == "rowwise") if isinstance(model, Tabled) else []
+    rowwise = settings.table_optimizer == "rowwise"
+    tables = model.tables(by_rows=rowwise) if isinstance(model, Tabled) else []
     if tables:
         return tables
-    if settings.table_optimizer == "rowwise":
+    if isinstance(model, Tabled) and not model.tables(by_rows=False):
+        asked = "table_optimizer=rowwise" if rowwise else f"table_rate={settings.table_rate:g}"
+        raise SettingsError(
+            f"train.{asked} is for the rows that items have of their own, and this model has none: with "
+            "model.transfer=frozen an item is what its vector says; leave it out"
+        )
+    if rowwise:
         raise SettingsError(
             "train.table_optimizer=rowwise is for item tables of which a step reads few rows, and this model has none: "
             "with a retriever sample negatives too, for example model.negatives=1024; else leave it out"
