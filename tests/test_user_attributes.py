@@ -164,6 +164,23 @@ def test_who_liked_nothing_is_answered_by_what_is_told_of_them(tmp_path: Path) -
     assert sources == [{"popular"}, {"ranker"}]
 
 
+def test_behind_a_retriever_too_who_liked_nothing_is_answered_by_what_is_told_of_them(tmp_path: Path) -> None:
+    dataset, _ = planted("sex")
+    assert dataset.label is not None
+    liked = [bool(dataset.label[low:high].any()) for low, high in pairwise(dataset.offsets[1:].tolist())]
+    alone = {"model.name": "mean", "data.labels": "auto", "model.user_attributes": "[]"}
+    pipeline.train(dataset, small(**alone), tmp_path / "first")
+    told = {"data.history": "auto", "model.user_attributes": '["sex"]'}
+    run = pipeline.train(dataset, small(**told), tmp_path / "pair", retriever=tmp_path / "first")
+    answers = Recommender(run, dataset)
+    user = dataset.users.id(liked.index(False) + 1)
+    found = answers.recommend(user=user, seen="keep")
+    assert {one.source for one in found.items} == {"ranker"}
+    assert not any("most popular" in note for note in found.notes)
+    table, _ = answers.recommend_many([user], seen="keep")
+    assert set(table["source"].to_pylist()) == {"ranker"}
+
+
 def test_who_never_trained_teaches_no_value(tmp_path: Path) -> None:
     """Held-back users alone are `x`: they are read as not given, not as a vector that nothing has taught."""
     whole, _ = planted("sex")

@@ -313,7 +313,8 @@ class Recommender:
             return None
         if isinstance(self.model, Factorization):
             return self.model.met[histories.users]
-        people = self.model.user_attributes if isinstance(self.model, Ranker) else None
+        ranker = self.model.ranker if isinstance(self.model, TwoStage) else self.model
+        people = ranker.user_attributes if isinstance(ranker, Ranker) else None
         return None if people is None else people.told(histories.users)
 
     def _block(self, users: Int64, k: int, seen: str | None) -> pa.Table:
