@@ -132,6 +132,23 @@ def test_many_users_in_small_blocks_get_the_same(shop: Dataset, covisit: Run, mo
     assert asked.recommend_many(users, k=3)[0].equals(whole)
 
 
+def test_many_long_histories_are_read_in_blocks_of_events(
+    shop: Dataset, covisit: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = Recommender(covisit, shop)
+    users = shop.users.ids(range(1, shop.n_users + 1))
+    whole, _ = asked.recommend_many(users, k=3)
+    most, read = 100, []
+    assert np.diff(shop.offsets).max() <= most < shop.n_events / 4
+    monkeypatch.setattr("regard.model.scorer.packed.__defaults__", (most,))
+    gathered = Recommender._stored
+    monkeypatch.setattr(Recommender, "_stored", lambda own, who: read.append(gathered(own, who)) or read[-1])
+    assert asked.recommend_many(users, k=3)[0].equals(whole)
+    assert [len(one) for one in read] != [len(users)]
+    assert sum(len(one) for one in read) == len(users)
+    assert all(len(one.items) <= most for one in read)
+
+
 def test_users_nobody_knows_are_an_error_and_no_users_an_empty_table(shop: Dataset, covisit: Run) -> None:
     asked = Recommender(covisit, shop)
     with pytest.raises(InputError, match="none of the 2 users is in the dataset given, the first: 'x'"):

@@ -14,7 +14,6 @@ from regard.config import ModelSettings
 from regard.data.batches import Histories
 from regard.model.attention import Angles
 from regard.model.blocks import Block
-from regard.model.maps import spread
 
 LAG_BUCKETS = 64
 
@@ -30,11 +29,11 @@ class Lags:
         self._made: dict[tuple[int, ...], Tensor] = {}
 
     def buckets(self, block: Block) -> Tensor:
-        """(b, q, k) int64 of a block, `spread` over copies of a table; padding is in any bucket."""
+        """(b, q, k) bytes of a block, which live as long as the forward and its gradients; padding is in any bucket."""
         rows = tuple(block.rows)
         if rows not in self._made:
             query, key = block.queries.lay(self.queries), block.keys.lay(self.keys)
-            self._made[rows] = spread(lag_buckets(query[:, :, None] - key[:, None, :]), LAG_BUCKETS)
+            self._made[rows] = lag_buckets(query[:, :, None] - key[:, None, :])
         return self._made[rows]
 
 
@@ -98,10 +97,10 @@ class TimeAngles(nn.Module):
 
 
 def lag_buckets(lags: Tensor) -> Tensor:
-    """Microseconds (…) -> two buckets for each octave of seconds, int64; `LAG_BUCKETS` - 1 at most.
+    """Microseconds (…) -> two buckets for each octave of seconds, uint8; `LAG_BUCKETS` - 1 at most.
 
     0 is less than a second (or in the future), 1 less than 1.5, 2 less than 2, then 3, 4, 6, 8, 12, …: the exponent
     and the first binary digit of a number in single precision, which cost no logarithm.
     """
     digits = lags.float().div_(1e6).view(torch.int32) >> 22
-    return digits.sub_(253).clamp_(0, LAG_BUCKETS - 1).long()
+    return digits.sub_(253).clamp_(0, LAG_BUCKETS - 1).to(torch.uint8)

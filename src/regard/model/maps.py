@@ -1,8 +1,9 @@
 """Attention through maps: logits of a padded block are written out in pieces, used, and made again for the gradients.
 
 For what the fused kernel of PyTorch does not know, a learned bias and pointwise weights, and where it is slower than
-products of matrices. Nothing of the size of a map outlives a call, but the bias. Letters: b rows of a block, H heads,
-q queries and k keys of a row, D and V widths of a head.
+products of matrices. Nothing of the size of a map outlives a call, but for the bias: its numbers, kept by each layer for
+the gradients, and the index they were looked up by, of time a byte a pair, made once for all layers. Letters: b rows of a
+block, H heads, q queries and k keys of a row, D and V widths of a head.
 """
 
 from __future__ import annotations
@@ -59,22 +60,24 @@ def quicker(query: Tensor, keys: Tensor, values: Tensor) -> bool:
 
 
 def looked_up(table: Tensor, index: Tensor) -> Tensor:
-    """Numbers of each head by an index of each pair: table (H, n), index (b, q, k) int64 -> (b, H, q, k).
+    """Numbers of each head by an index of each pair: table (H, n), index (b, q, k) of any integers -> (b, H, q, k).
 
-    The index may be `spread` over copies of the table.
+    The index is kept for the gradients as it came: where it is large, let it be of bytes.
     """
     found: Tensor = _LookedUp.apply(table, index)  # type: ignore[no-untyped-call]
     return found
 
 
-def spread(index: Tensor, size: int) -> Tensor:
-    """An index into a table of `size` numbers, dealt out among copies of it.
+def _dealt(index: Tensor, size: int) -> Tensor:
+    """An index into a table of `size` numbers, (p,) int64, dealt out among copies of it.
 
     Neighbouring pairs often have the same index. Where their gradients go to different copies, no sum waits for the
     one before it, which makes adding up three times as fast.
     """
-    dealt = torch.arange(index.numel(), device=index.device).remainder_(_COPIES).mul_(size)
-    return dealt.view(index.shape).add_(index)
+    dealt = torch.empty(index.numel(), dtype=torch.int64, device=index.device).copy_(index.reshape(-1))
+    whole = len(dealt) // _COPIES * _COPIES  # the few after them stay in the first copy
+    dealt[:whole].view(-1, _COPIES).add_(torch.arange(0, _COPIES * size, size, device=index.device))
+    return dealt
 
 
 class _Mapped(torch.autograd.Function):
@@ -210,9 +213,10 @@ class _LookedUp(torch.autograd.Function):
     def forward(ctx: Any, table: Tensor, index: Tensor) -> Tensor:
         ctx.save_for_backward(index)
         ctx.size, ctx.dtype = table.shape, table.dtype
+        places = index.reshape(-1).int()
         found = table.new_empty(len(table), *index.shape)
-        for into, row in zip(found, table.repeat(1, _COPIES), strict=True):
-            torch.index_select(row, 0, index.view(-1), out=into.view(-1))
+        for into, row in zip(found, table, strict=True):
+            torch.index_select(row, 0, places, out=into.view(-1))
         return found.transpose(0, 1)
 
     @staticmethod
@@ -221,7 +225,8 @@ class _LookedUp(torch.autograd.Function):
         (index,) = ctx.saved_tensors
         exact = torch.promote_types(ctx.dtype, torch.float32)
         heads, size = ctx.size
+        places = _dealt(index, size)
         copies = grads[0].new_zeros(heads, _COPIES * size, dtype=exact)
         for into, grad in zip(copies, grads[0].transpose(0, 1), strict=True):
-            into.scatter_add_(0, index.view(-1), grad.to(exact).reshape(-1))
+            into.scatter_add_(0, places, grad.to(exact).reshape(-1))
         return copies.view(heads, _COPIES, size).sum(1).to(ctx.dtype), None

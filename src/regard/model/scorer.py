@@ -23,6 +23,8 @@ from regard.data.store import Dataset
 from regard.model import topk
 from regard.model.topk import Jagged
 
+BLOCK_TOKENS = 32_768  # events that are read at once
+
 
 class CatalogueModel(Protocol):
     """What scores the whole catalogue: baselines and retrievers alike."""
@@ -56,6 +58,17 @@ class CandidateModel(Protocol):
         ...
 
 
+def packed(lengths: Int64, rows: int, tokens: int = BLOCK_TOKENS) -> Iterator[slice]:
+    """Cut histories of `lengths` (B,) into blocks, in their order: at most `rows`, and `tokens` events or one history."""
+    ends = np.concatenate([[0], np.cumsum(lengths)])
+    start = 0
+    while start < len(lengths):
+        fitting = int(np.searchsorted(ends, ends[start] + tokens, side="right")) - 1
+        stop = min(max(fitting, start + 1), start + rows)
+        yield slice(start, stop)
+        start = stop
+
+
 class CatalogueScorer:
     """Ranks the targets of cases in the whole catalogue; what `evaluate` sees of a model.
 
@@ -73,7 +86,7 @@ class CatalogueScorer:
         window: int | None = None,
         *,
         precision: torch.dtype | None = None,
-        block_tokens: int = 32_768,
+        block_tokens: int = BLOCK_TOKENS,
         among: npt.NDArray[np.bool_] | None = None,
     ) -> None:
         self.model, self.dataset, self.device = model, dataset, torch.device(device)
@@ -116,14 +129,9 @@ class CatalogueScorer:
         if self.window is not None:
             lengths = np.minimum(lengths, self.window)
         order = np.lexsort((cases.history_end, lengths))
-        tokens = np.concatenate([[0], np.cumsum(np.where(_repeats(cases, order), 0, lengths[order]))])
-        most = topk.rows_per_block(len(self.model.known))
-        start = 0
-        while start < len(order):
-            fitting = int(np.searchsorted(tokens, tokens[start] + self.block_tokens, side="right")) - 1
-            stop = min(max(fitting, start + 1), start + most)
-            yield order[start:stop]
-            start = stop
+        own = np.where(_repeats(cases, order), 0, lengths[order])
+        for part in packed(own, topk.rows_per_block(len(self.model.known)), self.block_tokens):
+            yield order[part]
 
     def _scores(self, cases: Cases, rows: Int64) -> Tensor:
         """Score cases (B, V), each distinct history once: where histories stand still, a user's cases share one.

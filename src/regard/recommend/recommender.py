@@ -21,12 +21,14 @@ from regard.model.baseline import BASELINES
 from regard.model.factorization import Factorization
 from regard.model.models import FACTORIZATION
 from regard.model.ranker import Ranker
-from regard.model.scorer import top_for
+from regard.model.scorer import packed, top_for
 from regard.model.topk import UNKNOWN_SCORE, Jagged, rows_per_block
 from regard.model.twostage import TwoStage
 from regard.recommend.answer import MANY, Item, Recommendation, check_list, named, short
 from regard.recommend.lastresort import LastResort
 from regard.recommend.run import Run
+
+_ROWS = 1024  # users answered at once
 
 __all__ = ["Item", "Recommendation", "Recommender"]
 
@@ -138,8 +140,9 @@ class Recommender:
         if twice := len(users) - len(distinct):
             notes.append(f"{twice} repeated user id{'s' * (twice > 1)} left out: each user is answered once")
         known = found[found > 0]
-        block = max(1, min(1024, rows_per_block(len(self.model.known))))
-        tables = [self._block(known[at : at + block], most, seen) for at in range(0, len(known), block)]
+        lengths = np.diff(self.dataset.offsets)[known]  # a window is read, but whole histories are gathered
+        parts = packed(lengths, min(_ROWS, rows_per_block(len(self.model.known))))
+        tables = [self._block(known[part], most, seen) for part in parts]
         return (pa.concat_tables(tables) if tables else MANY.empty_table()), notes
 
     def similar(self, item: str, k: int = 10) -> Recommendation:
