@@ -187,7 +187,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--peer-set", action="append", default=[], metavar="OPTION=VALUE", help="of the peers' curves")
     parser.add_argument("--epochs", type=int, default=0, help="of peers, at most; 0 = as the log says")
     parser.add_argument("--patience", type=int, default=10, help="of peers: epochs without a better validation NDCG@10")
-    parser.add_argument("--until", action="store_true", help="peers stop where they reach the quality that is timed")
+    parser.add_argument("--until", action="store_true", help="peers stop at the quality that is timed: no test")
     parser.add_argument("--precisions", type=names, default=["float32", "bfloat16"], help="of peers, tried")
     parser.add_argument("--threads", type=numbers, default=sorted({1, cores}), help="of peers, tried; ours: the most")
     parser.add_argument("--trial-steps", type=int, default=12)
@@ -221,6 +221,8 @@ def checked(parser: argparse.ArgumentParser, asked: argparse.Namespace) -> argpa
     for kind, known in (("sets", SETS), ("rates", SETS), ("sides", PEERS), ("rate_sides", PEERS)):
         if unknown := set(getattr(asked, kind)) - set(known):
             parser.error(f"--{kind.replace('_', '-')} {', '.join(sorted(unknown))}: known are {', '.join(known)}")
+    if min(asked.warm_up, asked.trial_warm_up) < 1:
+        parser.error("--warm-up, --trial-warm-up: expected at least 1, as the clock starts at the end of a step")
     settings_for(SPLIT, "self-attention", 1, asked.set)
     asked.peer_set = dict(text.split("=", 1) for text in asked.peer_set)
     return asked

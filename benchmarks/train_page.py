@@ -52,6 +52,12 @@ class Curve:
     def best(self) -> int:
         return int(self.quality.argmax())
 
+    @property
+    def stopped(self) -> bool:
+        """Whether it ended where it reached the quality that is timed (`--until`), so that it could still get better."""
+        until = self.found.get("options", {}).get("until")
+        return until is not None and bool(self.quality[-1] >= until)
+
     def reached(self, target: float) -> tuple[float, float] | None:
         """Return the seconds after which a look first saw `target`, and a straight line between looks; None = never.
 
@@ -119,7 +125,9 @@ def _quality(chapter: Chapter) -> str:
         taken = f"{seconds[curve.best]:,.0f} of {seconds[-1]:,.0f}"
         best = f"{curve.quality[curve.best]:.4f}"
         last = f"{epochs[curve.best]['epoch']} of {epochs[-1]['epoch']}"
-        rows.append([curve.label, last, best, *test, taken, f"{targets / seconds[-1]:,.0f}"])
+        rows.append(
+            [curve.label + " (stopped)" * curve.stopped, last, best, *test, taken, f"{targets / seconds[-1]:,.0f}"]
+        )
     return _table(HEADS, rows)
 
 
@@ -133,6 +141,12 @@ def _lines(chapter: Chapter) -> list[str]:
         seeds = f"mean of {len(chapter.ours)} seeds" if len(chapter.ours) > 1 else "one seed"
         lines.append(f"- Test {KEY} of {OURS}, {seeds}: {mean:.4f}; at least {bar:.4f}: **{_met(mean >= bar)}**.")
     for peer in chapter.peers if chapter.ours else ():
+        if peer.stopped:
+            lines.append(
+                f"- {peer.label} was stopped at the quality that is timed (`--until`) and would have gone on: its test "
+                "figures are no measure of it, and are not compared."
+            )
+            continue
         row = compare({peer.label: peer.result, OURS: chapter.ours[0].result})["against"][OURS][KEY]
         ends = f" ({row['low']:+.4f} to {row['high']:+.4f})" if row["low"] is not None else ""
         lines.append(

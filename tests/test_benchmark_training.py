@@ -6,6 +6,7 @@ import argparse
 import math
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -149,6 +150,46 @@ def test_the_bar_takes_the_slowest_of_ours_and_the_first_peer(protocol: Any) -> 
     assert "beside replay" in lines[-4]
     assert "1/22.5 of its seconds (1/22.5)" in lines[-4]
     assert lines[-4].endswith("**met**.")
+
+
+def test_a_peer_that_was_stopped_is_marked_and_not_compared(protocol: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = import_module("train_page")
+    number = {"value": 0.1, "low": None, "high": None}
+    result = SimpleNamespace(metrics={page.KEY: number, page.HIT: number})
+    curves = []
+    for label, until, end in (
+        ("regard", None, 0.2),
+        ("rectools", 0.15, 0.16),
+        ("replay", 0.15, 0.14),
+        ("recbole", 2.0, 0.2),
+    ):
+        curve = _curve([1.0, 1.0], [0.1, end], label)
+        told = {**curve.found, **({"options": {"until": until}} if until else {})}
+        curves.append(page.Curve(label, told, result))
+    difference = {"difference": 0.01, "low": None, "high": None}
+    monkeypatch.setattr(page, "compare", lambda _: {"against": {page.OURS: {page.KEY: difference}}})
+    chapter = page.Chapter("made up", protocol, curves, [])
+    assert [line.split("|")[1].strip() for line in page._quality(chapter).splitlines()[2:]] == [
+        "regard",
+        "rectools (stopped)",
+        "replay",
+        "recbole",
+    ]
+    stopped, *compared = page._lines(chapter)
+    assert stopped.startswith("- rectools was stopped")
+    assert ["rectools" in line for line in compared] == [False, False]
+
+
+@pytest.mark.parametrize("steps", ["0", "-1"])
+def test_the_clock_of_a_peer_needs_a_step_before_it(
+    steps: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["side", str(tmp_path / "log.npz"), "--out", str(tmp_path / "out"), "--speed", "3", "--warm-up", steps]
+    monkeypatch.setattr("sys.argv", words)
+    with pytest.raises(SystemExit):
+        import_module("sasrec_protocol").options_of("made up")
+    assert "--warm-up: expected at least 1" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_course_ends_where_waiting_is_over_or_the_steps_are_timed(protocol: Any, tmp_path: Path) -> None:

@@ -196,7 +196,7 @@ def options_of(name: str, more: Callable[[argparse.ArgumentParser], Any] | None 
     parser.add_argument("--patience", type=int, default=10, help="epochs without a better validation NDCG@10")
     parser.add_argument("--until", type=float, default=2.0, help="stop at this validation NDCG@10")
     parser.add_argument("--speed", type=int, default=0, help="time so many steps and stop; nothing is scored")
-    parser.add_argument("--warm-up", type=int, default=20, help="steps before those that are timed")
+    parser.add_argument("--warm-up", type=int, default=20, help="steps before those that are timed, 1 or more")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--device", default="cpu")
@@ -204,6 +204,8 @@ def options_of(name: str, more: Callable[[argparse.ArgumentParser], Any] | None 
     if more:
         more(parser)
     options = parser.parse_args()
+    if options.warm_up < 1:
+        parser.error(f"--warm-up: expected at least 1, as the clock starts at the end of a step; got {options.warm_up}")
     options.name = name
     options.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(options.threads)
