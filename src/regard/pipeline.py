@@ -59,10 +59,12 @@ def prepare(
     reading: Reading | None = None,
     config: Path | None = None,
 ) -> dict[str, Any]:
-    """Read sources, or what a `data.toml` lists, into a dataset at `out`; return its description."""
+    """Read sources, or what a `data.toml` (`config`) lists by itself, into a dataset at `out`; return its description."""
     recipe = Recipe.read(config) if config else None
     if bool(sources) == bool(recipe):
         raise InputError("expected either sources of events or --config data.toml")
+    if config and (columns or Columns(), items, users, reading or Reading()) != (Columns(), None, None, Reading()):
+        raise InputError(f"{config} says it all: leave out what is said beside it of columns, tables and how to read")
     check_free(out, DATASET)
     log = _read(recipe or list(sources), columns, reading, out.absolute().parent)
     beside, people = (recipe.items or items, recipe.users or users) if recipe else (items, users)
