@@ -181,6 +181,18 @@ def test_behind_a_retriever_too_who_liked_nothing_is_answered_by_what_is_told_of
     assert set(table["source"].to_pylist()) == {"ranker"}
 
 
+def test_a_column_that_is_given_for_nobody_who_trains_is_refused(tmp_path: Path) -> None:
+    whole, _ = planted("sex")
+    assert whole.user_table is not None
+    rows = [{**row, "id": f"{row['id']}.0"} for row in whole.user_table.to_pylist()]
+    dataset = Dataset.build(log_of(whole), None, None, pa.Table.from_pylist(rows))
+    with pytest.raises(
+        SettingsError, match=r"age is given for none of \d+ users .* ids are like 'u\d+'.*regard inspect"
+    ):
+        pipeline.train(dataset, small(), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_who_never_trained_teaches_no_value(tmp_path: Path) -> None:
     """Held-back users alone are `x`: they are read as not given, not as a vector that nothing has taught."""
     whole, _ = planted("sex")

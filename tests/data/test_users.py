@@ -201,3 +201,28 @@ def test_prepare_and_inspect_say_how_table_and_log_meet(tmp_path: Path) -> None:
     same = CliRunner().invoke(app, ["prepare", "--config", str(tmp_path / "data.toml"), "--out", str(tmp_path / "too")])
     assert same.exit_code == 0, same.output
     assert Dataset.open(tmp_path / "too").fingerprint == Dataset.open(tmp_path / "shop").fingerprint
+    for beside in ([*words[4:]], ["--items", "people.csv"], ["--user", "user"], ["--separator", ";"]):
+        both = ["prepare", "--config", str(tmp_path / "data.toml"), "--out", str(tmp_path / "both"), *beside]
+        with pytest.raises(InputError, match=r"data.toml says it all: leave out what is said beside it"):
+            CliRunner().invoke(app, both, catch_exceptions=False)
+    assert not (tmp_path / "both").exists()
+
+
+@pytest.mark.parametrize("whose", ["user", "item"])
+def test_a_table_whose_ids_are_written_in_another_way_is_noted(whose: str, tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text("user,item,time\n1,1,1\n2,2,2\n1,2,3\n")
+    (tmp_path / "table.csv").write_text(f"{whose},age\n1.0,20\n2.0,30\n")
+    words = ["prepare", str(tmp_path / "log.csv"), "--out", str(tmp_path / "shop"), f"--{whose}s"]
+    words += [
+        str(tmp_path / "table.csv"),
+        *(["--user-attribute", "age"] if whose == "user" else ["--attribute", "age"]),
+    ]
+    (note,) = json.loads(CliRunner().invoke(app, [*words, "--json"]).output)["import"]["notes"]
+    assert note == (
+        f"no row of the {whose} table is of the events: ids there are like '1.0', in the events like '1'; write both in "
+        "the same way"
+    )
+    shown = " ".join(CliRunner().invoke(app, ["inspect", str(tmp_path / "shop")]).output.split())
+    assert f"note: {note}" in shown
+    (tmp_path / "table.csv").write_text(f"{whose},age\n1.0,20\n2,30\n")
+    assert not json.loads(CliRunner().invoke(app, [*words, "--json"]).output)["import"]["notes"]

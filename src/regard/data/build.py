@@ -61,7 +61,14 @@ def lay_out(log: EventLog, items: pa.Table | None, folder: Path | None, users: p
         "report": log.report
         | _repeats(arrays)
         | _coverage(log.items, catalogue, items)
-        | _user_coverage(log.users, users),
+        | _user_coverage(log.users, users)
+        | {
+            "notes": [
+                *log.report["notes"],
+                *_strangers("item", log.items, items),
+                *_strangers("user", log.users, users),
+            ]
+        },
         "fingerprint": _fingerprint(meaning, arrays, tables),
     }
     return Content(arrays, vocabularies, table, manifest, people)
@@ -175,6 +182,18 @@ def _user_coverage(seen: Vocabulary, users: pa.Table | None) -> dict[str, dict[s
         "only_in_events": len(seen) - described,
     }
     return {"users": user_report(users) | report}
+
+
+def _strangers(whose: str, seen: Vocabulary, table: pa.Table | None) -> Iterator[str]:
+    """Warn of a table of which no row is of the log: most often ids are written in another way, `1.0` for `1`."""
+    if table is None or not table.num_rows or not len(seen):
+        return
+    ids = table.column("id").to_pylist()
+    if not seen.index(ids).any():
+        yield (
+            f"no row of the {whose} table is of the events: ids there are like {ids[0]!r}, in the events like "
+            f"{seen.id(1)!r}; write both in the same way"
+        )
 
 
 def _fingerprint(meaning: dict[str, Any], arrays: dict[str, np.ndarray], tables: dict[str, pa.Table]) -> str:

@@ -23,7 +23,7 @@ def people(protocol: Protocol) -> dict[str, Attribute]:
     """The attributes of users that the settings ask for; users with training events decide what there is to learn.
 
     Raises:
-        SettingsError: the model reads none, or the user table has no such column.
+        SettingsError: the model reads none, or the user table has no such column, or nothing in it of those who train.
     """
     model = protocol.settings.model
     if model.user_attributes and model.name != "ranker":
@@ -31,7 +31,16 @@ def people(protocol: Protocol) -> dict[str, Attribute]:
             f"model.user_attributes is for the ranker; {model.name} reads nothing of users but their events and ids: "
             "leave it out"
         )
-    return user_attributes(protocol.dataset, model.user_attributes, user_counts(protocol) > 0)
+    trained = user_counts(protocol) > 0
+    found = user_attributes(protocol.dataset, model.user_attributes, trained)
+    for name, one in found.items():
+        if not protocol.settings.train.zero_shot and not _given(one):
+            raise SettingsError(
+                f"model.user_attributes: {name} is given for none of {int(trained.sum()):,} users with training events, "
+                f"whose ids are like {protocol.dataset.users.id(int(trained.argmax()))!r}, so there is nothing to "
+                "learn; if the user table has it, compare its ids (regard inspect), else leave it out"
+            )
+    return found
 
 
 def coverage(found: Mapping[str, Attribute]) -> dict[str, dict[str, Any]]:
