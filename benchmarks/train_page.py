@@ -54,7 +54,7 @@ class Curve:
 
     @property
     def stopped(self) -> bool:
-        """Whether it ended where it reached the quality that is timed (`--until`), so that it could still get better."""
+        """Whether it ended where it reached the quality that is timed (`--until`): it could still get better."""
         until = self.found.get("options", {}).get("until")
         return until is not None and bool(self.quality[-1] >= until)
 

@@ -59,7 +59,7 @@ def prepare(
     reading: Reading | None = None,
     config: Path | None = None,
 ) -> dict[str, Any]:
-    """Read sources, or what a `data.toml` (`config`) lists by itself, into a dataset at `out`; return its description."""
+    """Read sources, or all that a `data.toml` (`config`) lists, into a dataset at `out`; return its description."""
     recipe = Recipe.read(config) if config else None
     if bool(sources) == bool(recipe):
         raise InputError("expected either sources of events or --config data.toml")

@@ -219,8 +219,8 @@ def test_a_table_whose_ids_are_written_in_another_way_is_noted(whose: str, tmp_p
     ]
     (note,) = json.loads(CliRunner().invoke(app, [*words, "--json"]).output)["import"]["notes"]
     assert note == (
-        f"no row of the {whose} table is of the events: ids there are like '1.0', in the events like '1'; write both in "
-        "the same way"
+        f"no row of the {whose} table is of the events: ids there are like '1.0', in the events like '1'; write "
+        "both in the same way"
     )
     shown = " ".join(CliRunner().invoke(app, ["inspect", str(tmp_path / "shop")]).output.split())
     assert f"note: {note}" in shown

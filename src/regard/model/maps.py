@@ -1,9 +1,9 @@
 """Attention through maps: logits of a padded block are written out in pieces, used, and made again for the gradients.
 
 For what the fused kernel of PyTorch does not know, a learned bias and pointwise weights, and where it is slower than
-products of matrices. Nothing of the size of a map outlives a call, but for the bias: its numbers, kept by each layer for
-the gradients, and the index they were looked up by, of time a byte a pair, made once for all layers. Letters: b rows of a
-block, H heads, q queries and k keys of a row, D and V widths of a head.
+products of matrices. Nothing of the size of a map outlives a call, but for the bias: its numbers, kept by each layer
+for the gradients, and the index they were looked up by, of time a byte a pair, made once for all layers. Letters: b
+rows of a block, H heads, q queries and k keys of a row, D and V widths of a head.
 """
 
 from __future__ import annotations

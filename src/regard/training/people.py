@@ -23,7 +23,7 @@ def people(protocol: Protocol) -> dict[str, Attribute]:
     """The attributes of users that the settings ask for; users with training events decide what there is to learn.
 
     Raises:
-        SettingsError: the model reads none, or the user table has no such column, or nothing in it of those who train.
+        SettingsError: the model reads none, there is no such column, or it is given for nobody who trains.
     """
     model = protocol.settings.model
     if model.user_attributes and model.name != "ranker":
