@@ -146,8 +146,8 @@ def table(cells: list[dict[str, Any]]) -> str:
         met = share >= 0.5 and (bar is None or found["peak_gb"] <= bar)
         lines.append(
             f"| {found['items']:,} | {found['occur']:,} | {found['peak_gb']:.2f} | {found['before_gb']:.2f} "
-            f"| {bar or '-'} | {found['targets_per_second']:,.0f} | {found['targets_per_core_second']:,.0f} | {share:.2f} "
-            f"| {'met' if met else '**missed**'} |"
+            f"| {bar or '-'} | {found['targets_per_second']:,.0f} | {found['targets_per_core_second']:,.0f} "
+            f"| {share:.2f} | {'met' if met else '**missed**'} |"
         )
     return "\n".join(lines)
 

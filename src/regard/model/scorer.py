@@ -59,7 +59,7 @@ class CandidateModel(Protocol):
 
 
 def packed(lengths: Int64, rows: int, tokens: int = BLOCK_TOKENS) -> Iterator[slice]:
-    """Cut histories of `lengths` (B,) into blocks in their order: at most `rows`, and `tokens` events or one of them."""
+    """Cut histories of `lengths` (B,) into blocks, in order: at most `rows`, and `tokens` events or one of them."""
     ends = np.concatenate([[0], np.cumsum(lengths)])
     start = 0
     while start < len(lengths):
