@@ -37,8 +37,8 @@ def people(protocol: Protocol) -> dict[str, Attribute]:
         if not protocol.settings.train.zero_shot and not _given(one):
             raise SettingsError(
                 f"model.user_attributes: {name} is given for none of {int(trained.sum()):,} users with training "
-                f"events, whose ids are like {protocol.dataset.users.id(int(trained.argmax()))!r}, so there is nothing to "
-                "learn; if the user table has it, compare its ids (regard inspect), else leave it out"
+                f"events, whose ids are like {protocol.dataset.users.id(int(trained.argmax()))!r}, so there is "
+                "nothing to learn; if the user table has it, compare its ids (regard inspect), else leave it out"
             )
     return found
 
