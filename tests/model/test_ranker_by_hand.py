@@ -87,6 +87,20 @@ def test_the_mlp_reads_all_features_and_the_product_of_candidate_and_interest() 
     torch.testing.assert_close(logits(model, requests), states)
 
 
+def test_the_mlp_reads_the_product_of_the_candidate_with_every_context_column_too() -> None:
+    model = ranker("candidate", "several")
+    requests = draw([2, 4], requests=2, seed=5)
+    for vectors in model.asked:
+        torch.nn.init.normal_(vectors)
+    candidates, owner = model.table[requests.candidates], requests.request_of_candidate
+    moments = [vectors[requests.context[owner, at]] for at, vectors in enumerate(model.asked)]
+    assert len(moments) > 1
+    states = torch.cat([candidates, *moments, *[candidates * moment for moment in moments]], 1)
+    for layer in model.head.layers:
+        states = layer(states)
+    torch.testing.assert_close(logits(model, requests), states)
+
+
 def test_several_histories_read_their_own_behaviours_each_with_its_own_length() -> None:
     """The first history: behaviours 1 and 2, the newest two; the second: behaviour 3."""
     model, requests = ranker("mean", "several"), draw([9, 6], requests=2, most=2, seed=7)

@@ -44,7 +44,9 @@ class Ranker(nn.Module):
 
     Features of a candidate: its item vector, what each history says of it (interest), one vector per context column,
     the user's vector if asked for, and one per attribute of the user. The head is an MLP on all of them, with the
-    products of candidate and interests; or, `linear`, additive pooling over these field vectors and one linear map.
+    products of the candidate and each of the others (Rendle 2010, doi 10.1109/ICDM.2010.127: what a factorization
+    machine knows of a pair, an MLP learns slowly); or, `linear`, additive pooling over these field vectors and one
+    linear map.
 
     Where negatives were sampled, logits are corrected by the log of how often an item is drawn (King and Zeng 2001, on
     case-control sampling): what comes out is the log-odds among all items, whatever was sampled.
@@ -77,7 +79,7 @@ class Ranker(nn.Module):
         if settings.head == "linear":
             self.head = FieldHead(plain, settings)
         else:
-            self.head = MlpHead(sum(plain) + width * sizes.count(width), settings)
+            self.head = MlpHead(sum(plain) + width * plain[1:].count(width), settings)
         self.personal = settings.user_ids or self.user_attributes is not None
         self.known: Tensor
         self.trained: Tensor
@@ -110,8 +112,7 @@ class Ranker(nn.Module):
         if isinstance(self.head, FieldHead):
             logits, fields = self.head(plain, return_weights)
             return Ranked(logits, events, fields)
-        read = plain[1 : 1 + len(interests)]
-        products = [plain[0] * interest for interest in read if interest.shape == candidates.shape]
+        products = [plain[0] * each for each in plain[1:] if each.shape == candidates.shape]
         return Ranked(self.head(torch.cat([*plain, *products], 1)), events, None)
 
     def _interests(
