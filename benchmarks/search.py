@@ -153,7 +153,7 @@ def cell(kind: str, items: int, seconds: float) -> dict[str, Any]:
     command = [sys.executable, __file__, "--cell", json.dumps([kind, items, seconds])]
     found: dict[str, Any] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
     for count, part in found["batches"].items():
-        print(f"{kind:13} {count:>2} queries {part['index']['best']:9.2f} ms, {part['same']} the same", flush=True)
+        print(f"{kind:13} {count:>2} queries {part['index']['median']:9.2f} ms, {part['same']} the same", flush=True)
     settings = Settings().changed(["train.precision='float32'", "train.device='cpu'"])
     return {**found, "machine": {**machine(settings), "load": load}, "code": code()}
 
@@ -171,8 +171,8 @@ def page(found: Sequence[dict[str, Any]]) -> str:
         for count, part in one["batches"].items():
             bar = BATCHES[int(count)]
             times = [figure for figure in part.values() if isinstance(figure, dict) and "best" in figure]
-            cells = [f"{time['best']:,.1f} ms ({time['processor']:,.1f})" for time in times]
-            verdict = "reached" if part["index"]["best"] <= bar else "**missed**"
+            cells = [f"{time['median']:,.1f} ms ({time['processor']:,.1f})" for time in times]
+            verdict = "reached" if part["index"]["median"] <= bar else "**missed**"
             about = one["table"] in BARRED and one["items"] == 1_000_000
             told = f"{bar:g} ms: {verdict}" if about else ""
             lines.append([f"{one['table']}, {count}", *cells, f"{part['same']} of {count}", told])
@@ -192,8 +192,8 @@ python benchmarks/search.py
 
 {rows(lines)}
 
-Times are the best, for all queries together, as all that disturbs a search makes it longer; in brackets, what the
-processors worked, all threads added up. "With excluded": {EXCLUDED} items of each query are no candidates.
+Times are medians, for all queries together; in brackets, what the processors worked in the quickest one, all threads
+added up. Steps are those of the quickest. "With excluded": {EXCLUDED} items of each query are no candidates.
 
 {rows(parts)}
 
