@@ -9,6 +9,13 @@ from torch.nn import functional
 from regard.model import losses
 
 
+def equal_with_gradients(ours: torch.Tensor, theirs: torch.Tensor, *of: torch.Tensor) -> None:
+    """Equal to the last digit, values and what flows back from three times them."""
+    torch.testing.assert_close(ours, theirs, atol=1e-12, rtol=1e-12)
+    for got, want in zip(torch.autograd.grad(3 * ours, of), torch.autograd.grad(3 * theirs, of), strict=True):
+        torch.testing.assert_close(got, want, atol=1e-12, rtol=1e-12)
+
+
 @pytest.mark.parametrize("count", [0, 1, 7, 1031])
 def test_next_item_loss_is_cross_entropy_to_the_last_digit(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(losses, "_TILE", 64)
@@ -17,11 +24,7 @@ def test_next_item_loss_is_cross_entropy_to_the_last_digit(count: int, monkeypat
     targets = torch.randint(11, (count,))
     ours = losses.next_item_loss(states, table, targets)
     theirs = functional.cross_entropy(states @ table.T, targets, reduction="sum") / max(1, count)
-    torch.testing.assert_close(ours, theirs, atol=1e-12, rtol=1e-12)
-    for got, want in zip(
-        torch.autograd.grad(3 * ours, (states, table)), torch.autograd.grad(3 * theirs, (states, table)), strict=True
-    ):
-        torch.testing.assert_close(got, want, atol=1e-12, rtol=1e-12)
+    equal_with_gradients(ours, theirs, states, table)
 
 
 def test_next_item_loss_in_bfloat16_stays_close() -> None:
@@ -64,11 +67,7 @@ def test_sampled_loss_is_that_of_plain_lines_to_the_last_digit(
     targets, negatives = torch.randint(11, (count,)), torch.randperm(11)[:drawn].sort().values
     told = states, table, targets, negatives, torch.randn(drawn, dtype=torch.float64)
     ours, theirs = losses.sampled_next_item_loss(*told), sampled_one_by_one(*told)
-    torch.testing.assert_close(ours, theirs, atol=1e-12, rtol=1e-12)
-    for got, want in zip(
-        torch.autograd.grad(3 * ours, (states, table)), torch.autograd.grad(3 * theirs, (states, table)), strict=True
-    ):
-        torch.testing.assert_close(got, want, atol=1e-12, rtol=1e-12)
+    equal_with_gradients(ours, theirs, states, table)
 
 
 def test_a_state_whose_target_is_the_only_negative_learns_nothing() -> None:

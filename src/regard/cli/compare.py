@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from regard.cli.options import (
+    ConfigFile,
     Data,
     Ids,
     Json,
@@ -55,7 +56,7 @@ def compare(
     seeds: Annotated[str | None, typer.Option(help="seeds of the trainings, such as 1,2,3 (1)")] = None,
     modes: Annotated[str | None, typer.Option(help="init,frozen,fuse,gate, or some of them")] = None,
     assignments: Set = None,
-    config: Annotated[Path | None, typer.Option(help="file of settings, TOML or JSON; --set goes on top")] = None,
+    config: ConfigFile = None,
     config_of: ConfigsOf = None,
     quiet: Quiet = False,
     as_json: Json = False,

@@ -58,6 +58,10 @@ InterestName = Annotated[
     ),
 ]
 Ids = Annotated[Path | None, typer.Option(help="whose rows these are, where the file does not say")]
+Targets = Annotated[str | None, typer.Option(help="next, last or set: which held-back events are targets")]
+Seen = Annotated[str | None, typer.Option(help="filter or keep items of the history; default: by the log")]
+Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda")]
+ConfigFile = Annotated[Path | None, typer.Option(help="file of settings, TOML or JSON; --set goes on top")]
 Trust = Annotated[bool, typer.Option("--trust", help="allow files of vectors that can run code when read")]
 VectorSource = Annotated[
     str | None,

@@ -8,13 +8,17 @@ from typing import Annotated
 import typer
 
 from regard.cli.options import (
+    ConfigFile,
+    Device,
     Ids,
     InterestName,
     Json,
     ModelName,
     Quiet,
+    Seen,
     Set,
     SplitRule,
+    Targets,
     Trust,
     UserVectorSource,
     VectorSource,
@@ -50,11 +54,11 @@ def tune(
     user_vector_ids: Annotated[Path | None, typer.Option(help="the same for --user-vectors")] = None,
     trust: Trust = False,
     split: SplitRule = None,
-    targets: Annotated[str | None, typer.Option(help="next, last or set: which held-back events are targets")] = None,
-    seen: Annotated[str | None, typer.Option(help="filter or keep items of the history; default: by the log")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda")] = None,
+    targets: Targets = None,
+    seen: Seen = None,
+    device: Device = None,
     assignments: Set = None,
-    config: Annotated[Path | None, typer.Option(help="file of settings, TOML or JSON; --set goes on top")] = None,
+    config: ConfigFile = None,
     resume: Annotated[  # noqa: ARG001 - the same command goes on, with or without it
         bool, typer.Option("--resume", help="go on where the search was stopped; it does without this flag too")
     ] = False,
