@@ -92,8 +92,8 @@ def about_models(walk: Walk) -> str:
     return (
         f"Vectors from `{short(asked.vectors)}` by the column {asked.column}: {int(known.sum()):,} of "
         f"{walk.dataset.n_items:,} items have one, {int(held.sum()):,} of those held out. {MODEL}, {seeds}; settings "
-        f"other than the defaults: {told_of(walk.plan)}. Intervals are 95 %, from {walk.resamples:,} resamples of "
-        "users, whose values are averaged over the seeds first; differences are paired by user."
+        f"other than the defaults: {told_of(walk.plan)}. A user's values are averaged over the seeds first; "
+        "differences are paired by user."
     )
 
 

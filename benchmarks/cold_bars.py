@@ -1,4 +1,4 @@
-"""What `cold.py` found, as Markdown: figures by kind of target, differences to id-only, and the bars."""
+"""What `cold.py` found: figures by kind of target, differences to id-only, and whether the bars are reached."""
 
 from __future__ import annotations
 
@@ -40,6 +40,15 @@ def number_of(result: Result, key: str) -> Number:
     name, _, group = key.partition("|")
     numbers = result.strata[group]["metrics"] if group in result.strata else result.metrics
     return numbers.get(name if group in result.strata else key, {"value": None, "low": None, "high": None})
+
+
+def numbers_of(result: Result) -> dict[str, Number]:
+    """The figures of all kinds of targets, rounded."""
+    numbers = {key: number_of(result, key) for key in HEADS}
+    return {
+        key: {end: None if value is None else round(value, 6) for end, value in one.items()}
+        for key, one in numbers.items()
+    }
 
 
 def said(number: Number) -> str:

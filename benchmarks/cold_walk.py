@@ -122,6 +122,7 @@ class Walk:
         columns = {way: [self.test.columns(one) for one in few] for way, few in whole.items()}
         columns[UNIFORM] = [self.test.by_chance()]
         stated = whole[RAW][0].told["protocol"]
+        stated["interval"]["resamples"] = self.resamples  # cells have none: intervals are made here, for all at once
         return {way: self.test.result(few, stated, self.resamples) for way, few in columns.items()}
 
     def figures_of(self, cell: kept_ranks.Cell) -> dict[str, float]:
