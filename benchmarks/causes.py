@@ -53,9 +53,10 @@ SETTINGS = {
     "model.attributes": ["category"],
     "model.context": ["hour", "device"],
     "model.dropout": 0.1,
+    "model.vector_scale": 1.0,
     "train.epochs": 6,
     "train.batch_tokens": 512,
-    "train.learning_rate": 1e-2,
+    "train.learning_rate": 5e-3,
     "train.weight_decay": 0.05,
     "train.validations": 2,
     "train.precision": "float32",
@@ -63,11 +64,11 @@ SETTINGS = {
     "evaluate.validation_cases": 500,
 }
 ONE = {"model.heads": 1}
-DROPPED = {"model.dropout": 0.2}
+LONGER = {"train.epochs": 12, "train.learning_rate": 1e-2}
 WHOLE = {"model.dropout": 0.0}
 FORMS: dict[str, tuple[dict[str, Any], tuple[dict[str, Any], ...]]] = {
-    "target": ({"model.interest": "target"}, ({}, DROPPED, WHOLE, {"train.epochs": 12})),
-    "activation unit, softmax": ({"model.interest": "activation-unit"}, ({}, DROPPED, WHOLE)),
+    "target": ({"model.interest": "target"}, ({}, WHOLE, LONGER)),
+    "activation unit, softmax": ({"model.interest": "activation-unit"}, ({}, WHOLE)),
     "activation unit, raw": ({"model.interest": "activation-unit", "model.normalize": "none"}, ({},)),
     "additive pooling": ({"model.interest": "additive", "model.score_hidden": 32}, ({}, ONE)),
     "additive pooling, conditioned": (
