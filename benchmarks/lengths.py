@@ -163,7 +163,8 @@ def walk(work: Path, asked: argparse.Namespace) -> tuple[dict[str, Any], list[Ro
             row = rows.setdefault(cell.task["model"], Row(cell.task["model"], [], [], []))
             row.found.append(found)
             row.results.append(by_length(cell, dataset))
-            row.strangers += [by_length(cell, dataset, STRANGERS)] if cell.task["model"] != FLOOR else []
+            if cell.task["model"] != FLOOR:
+                row.strangers.append(by_length(cell, dataset, STRANGERS))
             publish(list(rows.values()), asked)
     return log, list(rows.values())
 
