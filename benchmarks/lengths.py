@@ -260,7 +260,7 @@ def verdicts(rows: Sequence[Row]) -> list[str]:
     for name, found in against.items():
         told = [
             f"{band} {numbers['difference']:+.4f} ({numbers['low']:+.4f} to {numbers['high']:+.4f}), "
-            f"{words[verdict(numbers)]}"
+            f"{words[verdict(METRIC, numbers)]}"
             for band, numbers in found.items()
             if numbers["low"] is not None
         ]
