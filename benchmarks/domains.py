@@ -152,7 +152,7 @@ class Walk:
 
 def changed(asked: argparse.Namespace) -> list[str]:
     """Settings that are not the defaults."""
-    return [f"train.epochs={asked.epochs}"] * (asked.epochs > 0) + asked.change
+    return [*[f"train.epochs={asked.epochs}"] * (asked.epochs > 0), *asked.change]
 
 
 def said(result: Result | None) -> str:

@@ -32,8 +32,8 @@ from regard.evaluate.protocol import processor
 from regard.model import topk
 from regard.model.models import build
 from regard.model.retriever import Retriever
-from regard.pipeline import Protocol
 from regard.train.loop import autocast_type, choose_device, set_threads
+from regard.training.protocol import Protocol
 
 DATA = Path(os.environ.get("REGARD_DATA", Path(__file__).parents[2] / "shared" / "data"))
 LOG = DATA / "ml-1m" / "sequences_chronological.csv"

@@ -83,7 +83,9 @@ user and item as fields, ours read the user's other training events too.
 def labelled(seed: int) -> tuple[pa.Table, pa.Table]:
     """Return uses and their negatives (label 1 and 0), shuffled, and the table of apps with their cost."""
     file = DATA / "frappe" / "frappe.csv"
-    rows = duckdb.sql(f"SELECT * FROM read_csv('{file}', delim='\t', header=true, all_varchar=true)").to_arrow_table()
+    query = f"SELECT * FROM read_csv('{file}', delim='\t', header=true, all_varchar=true)"
+    with duckdb.connect() as connection:
+        rows = connection.sql(query).to_arrow_table()
     names = ("user", "item", *CONTEXT)
     columns = {name: np.array(rows[name].to_pylist(), dtype=object) for name in names}
     apps, item = np.unique(columns["item"], return_inverse=True)

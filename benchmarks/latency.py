@@ -15,7 +15,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,10 @@ from road_cell import machine, peak_gb
 
 EVENTS = (10, 100, 1_000, 10_000)
 CANDIDATES, WIDTH = 500, 64
-FORMS = {"target attention": lambda: DotAttention(WIDTH), "activation unit": lambda: ActivationUnit(WIDTH)}
+FORMS: dict[str, Callable[[], nn.Module]] = {
+    "target attention": lambda: DotAttention(WIDTH),
+    "activation unit": lambda: ActivationUnit(WIDTH),
+}
 BARS = {"target attention": 20.0, "activation unit": 150.0}  # milliseconds, at so many events:
 AT = 1_000
 SECONDS, LEAST = 4.0, 5  # of forwards, and how many at least

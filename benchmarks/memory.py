@@ -112,7 +112,7 @@ def cell(items: int, asked: argparse.Namespace) -> dict[str, Any]:
 
     timed = Timed(batches, asked.steps)
     with tempfile.TemporaryDirectory() as folder:
-        rows = fit(model, timed, settings.train, Path(folder), validate=validate)  # type: ignore[arg-type]
+        rows = fit(model, timed, settings.train, Path(folder), validate=validate)
     last = timed.noted[-1]
     return {
         "items": items,

@@ -24,6 +24,8 @@ from regard.evaluate.figures import BINS, Figure, Labelled, equal_mass, figures_
 from regard.evaluate.labelled import collected
 from regard.evaluate.result import Number
 from regard.manifest import new_file
+from regard.model.factorization import Factorization
+from regard.model.ranker import Ranker
 from regard.recommend.run import Run
 from regard.train.loop import choose_device
 from regard.training.learning import ranker_scorer
@@ -130,12 +132,14 @@ def predicted(folder: Path, dataset: Path) -> Labelled:
         trained = Run.open(folder)
         protocol = Protocol.of(trained.dataset(dataset), trained.settings)
         model = trained.stage(choose_device(trained.settings.train.device))
+        assert isinstance(model, Ranker | Factorization), f"{folder} does not hold a ranker"
         found = collected(ranker_scorer(protocol, model), protocol.requests("test"))
         with new_file(file) as aside, aside.open("wb") as stream:
             np.savez_compressed(stream, **vars(found))
     with np.load(file) as kept:
         arrays = {name: kept[name] for name in kept.files}
-    return Labelled(**{name: array if array.ndim else int(array) for name, array in arrays.items()})
+    parts: dict[str, Any] = {name: array if array.ndim else int(array) for name, array in arrays.items()}
+    return Labelled(**parts)
 
 
 def table(ways: Sequence[Way], names: Sequence[str], extra: Mapping[str, Sequence[str]] | None = None) -> str:

@@ -60,7 +60,7 @@ def measure(kind: str, items: int, seconds: float) -> dict[str, Any]:
     table, queries = made(kind, items)
     before, began = peak_gb(), time.perf_counter()
     index = SearchIndex(table)
-    told = {"table": kind, "items": items, "build_seconds": round(time.perf_counter() - began, 2)}
+    told: dict[str, Any] = {"table": kind, "items": items, "build_seconds": round(time.perf_counter() - began, 2)}
     told |= {"build_gb": round(peak_gb() - before, 2), "product": index._rounded.product.__name__, "batches": {}}
     small = table.bfloat16()
     for count in BATCHES:

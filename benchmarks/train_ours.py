@@ -17,6 +17,8 @@ import torch
 
 from regard import pipeline
 from regard.config import Settings
+from regard.data.split import Cases
+from regard.evaluate.protocol import Scorer
 from regard.manifest import write_json
 from regard.recommend.run import Run
 from regard.training.protocol import Protocol
@@ -31,12 +33,12 @@ class Marks:
     def __init__(self) -> None:
         self.begun = time.process_time()
         self.learned: list[float] = []
-        look = Protocol.validation
+        marks, look = self, Protocol.validation
 
-        def timed(protocol: Protocol, *arguments: Any) -> dict[str, float]:
-            self.learned.append(time.process_time() - self.begun)
-            found = look(protocol, *arguments)
-            self.begun = time.process_time()
+        def timed(self: Protocol, scorer: Scorer, cases: Cases) -> dict[str, float]:
+            marks.learned.append(time.process_time() - marks.begun)
+            found = look(self, scorer, cases)
+            marks.begun = time.process_time()
             return found
 
         Protocol.validation = timed  # type: ignore[method-assign]  # the public way to train has no hook for it

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -56,10 +58,10 @@ def _side(curve: Curve) -> str:
 
 
 def _line(axes: Axes, curve: Curve) -> None:
-    heavy = _side(curve) == OURS
-    look = {"color": COLOURS[_side(curve)], "linewidth": 2.6 if heavy else 1.8, "zorder": 4 if heavy else 3}
-    dots = {"marker": "o", "markersize": 4.5, "markeredgecolor": "white", "markeredgewidth": 0.7}
-    axes.plot(curve.seconds, curve.quality, **look, **dots, clip_on=False)
+    side = _side(curve)
+    width, order = (2.6, 4) if side == OURS else (1.8, 3)
+    dots: dict[str, Any] = {"marker": "o", "markersize": 4.5, "markeredgecolor": "white", "markeredgewidth": 0.7}
+    axes.plot(curve.seconds, curve.quality, color=COLOURS[side], linewidth=width, zorder=order, **dots, clip_on=False)
 
 
 def _scales(axes: Axes) -> None:
@@ -86,7 +88,7 @@ def _target(axes: Axes, chapter: Chapter, target: float) -> None:
             axes.text(reached[0], 0, f" {reached[0]:,.0f} s", color=colour, fontsize=9, va="bottom")
 
 
-def _labels(axes: Axes, curves: list[Curve]) -> None:
+def _labels(axes: Axes, curves: Sequence[Curve]) -> None:
     """Name every line beside the picture with the best it reached; a thin line leads to its end."""
     low, high = axes.get_ylim()
     sides = {curve.label: curve for curve in curves}

@@ -108,8 +108,8 @@ class Cell:
             self.folder.mkdir(parents=True)
             load = round(os.getloadavg()[0], 2)
             quiet = {"TQDM_DISABLE": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-            where = {"cwd": self.folder, "env": {**os.environ, **quiet}}  # RecBole writes where it stands
-            done = subprocess.run(self.command, check=False, **where)
+            place = self.folder  # RecBole writes where it stands
+            done = subprocess.run(self.command, check=False, cwd=place, env={**os.environ, **quiet})
             if done.returncode == 0:
                 found = self._measured(protocol) | {"code": code(), "load": [load, round(os.getloadavg()[0], 2)]}
                 write_json(self.folder / DONE, found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ from regard.config import Settings
 from regard.data.cuts import parsed
 from regard.data.shape import Shape
 from regard.data.sources import Recipe
+from regard.evaluate.compare import SAME
 from regard.evaluate.figures import Labelled, differences
+from regard.evaluate.result import Result
 from regard.manifest import write_json
 from regard.model.ranker import Ranker, RankerScorer
 
@@ -262,3 +265,39 @@ def test_frappe_draws_apps_that_were_not_used_in_that_very_context(
     assert len(found) == 3 * len(rows)
     assert not used & {one for one, row in zip(asked, found, strict=True) if not row["label"]}
     assert set(apps["cost"].to_pylist()) == {"free"}
+
+
+def _encoder(model: str, validation: float, ahead: tuple[float, ...] = (0, 0, 0)) -> Any:
+    """Make up a row of the page of lengths: one seed, so far ahead in each band; half the users have no case there."""
+    lengths = import_module("lengths")
+    rng = np.random.default_rng(len(model))
+    columns = {band: rng.normal(0.5 + far, 0.05, 40) for band, far in zip(lengths.BANDS, ahead, strict=True)}
+    for at, column in enumerate(columns.values()):
+        column[at % 2 :: 2] = np.nan
+    columns = {"all": rng.normal(0.5, 0.05, 40), **columns}
+    protocol = {**dict.fromkeys(SAME, "same"), "users": 40, "cases": 40, "interval": {"resamples": 50, "seed": 0}}
+    protocol |= {"catalogue": 1000, "seen": "filter", "targets_seen": 7000, "encoder_weights": 12}
+    result = Result({}, {}, protocol, {}, np.arange(40, dtype=np.int32), columns)
+    result = replace(result, metrics=lengths.numbers(columns, result))
+    training = {"validation": {lengths.METRIC: validation}, "learning_seconds": 3.0, "targets_per_second": 90.0}
+    training |= {"best_epoch": 1, "epochs": 2}
+    machine = dict.fromkeys(("processor", "cores", "device", "threads", "precision", "torch"), "made-up")
+    found = {"training": training, "machine": machine, "code": {"commit": "abc"}, "load": 0.5}
+    return lengths.Row(model, [found], [result], [result])
+
+
+def test_lengths_say_of_every_band_whether_attention_pays() -> None:
+    lengths = import_module("lengths")
+    rows = [_encoder("mean", 0.1), _encoder("gru", 0.2), _encoder("self-attention", 0.3, (0.2, 0.0, -0.2))]
+    head, _, told = lengths.verdicts(rows)
+    assert head.startswith("Difference to gru, ")
+    short, middle, long = (told.partition(f"{band} ")[2].partition(";")[0] for band in lengths.BANDS)
+    assert short.endswith("attention pays")
+    assert middle.endswith("no clear difference")
+    assert long.rstrip(".").endswith("**attention does not pay**")
+    assert lengths.verdicts(rows[:2]) == []  # no form of attention, nothing to say
+    asked = argparse.Namespace(log="made-up", set=["train.epochs=9"], shown=["--log", "made-up"])
+    page = lengths.page(rows, asked, "2026-11-23")
+    assert told in page
+    assert "train.epochs=9" in page
+    assert f"| self-attention, {lengths.OTHERS} |" in page
