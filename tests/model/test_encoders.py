@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from regard.config import ModelSettings, Settings
 from regard.data.shape import Shape
 from regard.errors import SettingsError
+from regard.model.clock import Clock, Lags, TimeAngles
+from regard.model.encoded import Encoder
 from regard.model.encoder import ATTENDING, ENCODERS, Block
 from regard.model.models import TRAINED, build
 from regard.model.positions import FAR, RelativeBias, Rotary
@@ -39,7 +41,7 @@ def settings_of(form: dict[str, object]) -> ModelSettings:
     return ModelSettings(**{"width": WIDTH, "heads": HEADS, "dropout": 0.3, **form})
 
 
-def encoder(form: dict[str, object]) -> nn.Module:
+def encoder(form: dict[str, object]) -> Encoder:
     """An encoder in double precision, so that equal means equal, with nothing left at zero."""
     torch.manual_seed(0)
     settings = settings_of(form)
@@ -67,6 +69,26 @@ def test_batch_is_one_by_one(form: dict[str, object], lengths: list[int]) -> Non
     assert states.shape == x.shape
     for part, own in zip(x.split(lengths), states.split(lengths), strict=True):
         torch.testing.assert_close(own, model(part, offsets_of([len(part)]))[0])
+
+
+@every_form
+@pytest.mark.parametrize("timed", [False, True], ids=["", "with time"])
+@examples(max_examples=6)
+@given(lengths=LENGTHS)
+def test_the_newest_states_are_the_last_of_all_states(form: dict[str, object], timed: bool, lengths: list[int]) -> None:
+    """Values and gradients; queries are asked later than their events, as with `model.request_time`."""
+    told = form | ({"time_bias": True} if timed and form["name"] in ATTENDING else {})
+    model, x, offsets = encoder(told), events(lengths).requires_grad_(), offsets_of(lengths)
+    moments = torch.randint(10**6, 10**13, (len(x),)).sort().values
+    turned = TimeAngles(WIDTH // HEADS)(moments + 10**9, moments, offsets)
+    clock = Clock(turned, Lags(moments + 10**9, moments)) if timed else None
+    newest = model.newest(x, offsets, clock)
+    ends = [sum(lengths[: row + 1]) - 1 for row, length in enumerate(lengths) if length]
+    last = model(x, offsets, clock)[0][ends]
+    torch.testing.assert_close(newest, last)
+    probe = torch.randn_like(last)
+    found, expected = (torch.autograd.grad((out * probe).sum(), x, allow_unused=True)[0] for out in (newest, last))
+    torch.testing.assert_close(found, expected)
 
 
 @every_form

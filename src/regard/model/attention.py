@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from regard.errors import SettingsError
 from regard.model.attend import Bias, attend, mix, pairs, pool
+from regard.model.newest import Newest
 from regard.model.unit import ActivationUnit, Dice
 
 __all__ = ["ActivationUnit", "AdditivePooling", "Dice", "DotAttention", "DualAttention", "Mean", "SelfAttention"]
@@ -47,8 +48,11 @@ class SelfAttention(nn.Module):
         turns: Sequence[Angles] = (),
         bias: Bias | None = None,
         return_weights: bool = False,
+        newest: Newest | None = None,
     ) -> tuple[Tensor, list[Tensor] | None]:
         """(T, W), (B + 1,) -> (T, W) and, if asked for, per history its weights (events, events, H).
+
+        With `newest` these events alone ask, and all of them are read: (Q, W).
 
         `turns`: angles for queries and for keys, each (T, 2, W / H / 2), so that logits depend on the difference of
         two angles. `bias`: added to the logits, as `attend` takes it.
@@ -57,12 +61,12 @@ class SelfAttention(nn.Module):
         for of_queries, of_keys in turns:
             query, keys = turned(query, of_queries), turned(keys, of_keys)
         attended = attend(
-            query,
+            query if newest is None else query[newest.places],
             keys,
             values,
-            query_offsets=offsets,
+            query_offsets=offsets if newest is None else newest.offsets,
             key_offsets=offsets,
-            causal=self.causal,
+            causal=self.causal and newest is None,  # nothing is after the newest
             bias=bias,
             return_weights=return_weights,
         )

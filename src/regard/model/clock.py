@@ -5,7 +5,7 @@ Letters: T events of all histories together, b rows of a padded block, q queries
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from regard.config import ModelSettings
 from regard.data.batches import Histories
 from regard.model.attention import Angles
 from regard.model.blocks import Block
+from regard.model.newest import Newest
 
 LAG_BUCKETS = 64
 
@@ -21,7 +22,7 @@ LAG_BUCKETS = 64
 class Lags:
     """The time from each key to each query in buckets, made once for all layers of a forward.
 
-    `queries` (T,) and `keys` (T,): moments in microseconds.
+    `queries` (T,), or fewer, and `keys` (T,): moments in microseconds.
     """
 
     def __init__(self, queries: Tensor, keys: Tensor) -> None:
@@ -43,6 +44,10 @@ class Clock:
 
     angles: Angles | None = None
     lags: Lags | None = None
+
+    def of(self, newest: Newest) -> Clock:
+        """The clock of a layer where the newest events alone ask."""
+        return replace(self, lags=self.lags and Lags(self.lags.queries[newest.places], self.lags.keys))
 
 
 class Clocks(nn.Module):

@@ -16,9 +16,11 @@ from regard.config import ModelSettings
 from regard.model.attend import attend
 from regard.model.clock import Clock
 from regard.model.dropout import Dropout
+from regard.model.encoded import Encoded, Encoder
 from regard.model.hstu import Transducer
+from regard.model.newest import Newest
 from regard.model.positions import PlacedSelfAttention
-from regard.model.recurrent import Encoded, GatedRecurrent, LongShortTerm, SequenceToSequence
+from regard.model.recurrent import GatedRecurrent, LongShortTerm, SequenceToSequence
 
 
 class FeedForward(nn.Module):
@@ -60,10 +62,16 @@ class Block(nn.Module):
         self.gates = nn.ModuleList([nn.Linear(width, width) for _ in range(2)]) if gated else None
 
     def forward(
-        self, states: Tensor, offsets: Tensor, clock: Clock | None, return_weights: bool
+        self,
+        states: Tensor,
+        offsets: Tensor,
+        clock: Clock | None = None,
+        return_weights: bool = False,
+        newest: Newest | None = None,
     ) -> tuple[Tensor, list[Tensor] | None]:
-        """(T, W) -> (T, W), and the weights of the attention if asked for."""
-        mixed, weights = self.attention(self.norms[0](states), offsets, clock, return_weights)
+        """(T, W) -> (T, W), or (Q, W) after the newest events alone, and the weights of the attention if asked for."""
+        mixed, weights = self.attention(self.norms[0](states), offsets, clock, return_weights, newest)
+        states = states if newest is None else states[newest.places]
         states = states + self._let(0, states, mixed)
         return states + self._let(1, states, self.feed_forward(self.norms[1](states))), weights
 
@@ -73,7 +81,7 @@ class Block(nn.Module):
         return dropped if self.gates is None else dropped * torch.sigmoid(self.gates[half](states))
 
 
-class CausalEncoder(nn.Module):
+class CausalEncoder(Encoder):
     """Blocks one after the other and a last norm; a state depends on its event and earlier ones of its history only."""
 
     def __init__(self, settings: ModelSettings) -> None:
@@ -91,8 +99,17 @@ class CausalEncoder(nn.Module):
             weights.append(shares or [])
         return self.norm(states), weights
 
+    def newest(self, states: Tensor, offsets: Tensor, clock: Clock | None = None) -> Tensor:
+        """(T, W), (B + 1,) -> (Q, W)."""
+        *before, last = self.blocks
+        for block in before:
+            states, _ = block(states, offsets, clock)
+        states, _ = last(states, offsets, clock, newest=Newest.of(offsets))
+        normed: Tensor = self.norm(states)
+        return normed
 
-class PrefixPooling(nn.Module):
+
+class PrefixPooling(Encoder):
     """The weighted mean of the events so far, then a norm: softmax over scores that events have on their own.
 
     Each head scores and pools its own slice of the values, so weights can differ by what a slice says. A score does not
@@ -154,7 +171,7 @@ class PrefixAdditive(PrefixPooling):
         return scored
 
 
-ENCODERS: dict[str, Callable[[ModelSettings], nn.Module]] = {
+ENCODERS: dict[str, Callable[[ModelSettings], Encoder]] = {
     "mean": PrefixMean,
     "gru": GatedRecurrent,
     "lstm": LongShortTerm,

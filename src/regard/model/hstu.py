@@ -13,8 +13,9 @@ from regard.model.attend import attend
 from regard.model.attention import turned
 from regard.model.clock import Clock
 from regard.model.dropout import Dropout
+from regard.model.encoded import Encoded, Encoder
+from regard.model.newest import Newest
 from regard.model.positions import Places
-from regard.model.recurrent import Encoded
 
 EPSILON = 1e-6  # of norms: a mean over many keys is small
 
@@ -37,21 +38,31 @@ class Unit(nn.Module):
         self.join = nn.Linear(width, width, bias=False)
 
     def forward(
-        self, states: Tensor, offsets: Tensor, clock: Clock | None, return_weights: bool
+        self,
+        states: Tensor,
+        offsets: Tensor,
+        clock: Clock | None = None,
+        return_weights: bool = False,
+        newest: Newest | None = None,
     ) -> tuple[Tensor, list[Tensor] | None]:
-        """(T, W) -> (T, W), and the weights of the attention if asked for; these are negative for negative logits."""
+        """(T, W) -> (T, W), or (Q, W) after the newest events alone, and the weights of the attention if asked for.
+
+        These are negative for negative logits.
+        """
         gate, *parts = functional.silu(self.project(self.norm(states))).chunk(4, -1)
         values, query, keys = (part.unflatten(-1, (self.heads, -1)) for part in parts)
         for of_queries, of_keys in self.places.turns(offsets, clock):
             query, keys = turned(query, of_queries), turned(keys, of_keys)
+        if newest is not None:
+            states, gate, query = states[newest.places], gate[newest.places], query[newest.places]
         mixed, weights = attend(
             query,
             keys,
             values,
-            query_offsets=offsets,
+            query_offsets=offsets if newest is None else newest.offsets,
             key_offsets=offsets,
-            causal=True,
-            bias=self.places.bias(clock),
+            causal=newest is None,  # nothing is after the newest
+            bias=self.places.bias(clock, newest),
             normalize="silu",
             scale=1.0,
             return_weights=return_weights,
@@ -59,7 +70,7 @@ class Unit(nn.Module):
         return states + self.join(self.dropout(self.after(mixed.flatten(1)) * gate)), weights
 
 
-class Transducer(nn.Module):
+class Transducer(Encoder):
     """Units one after the other and a last norm; a state depends on its event and earlier ones of its history only."""
 
     def __init__(self, settings: ModelSettings) -> None:
@@ -76,3 +87,12 @@ class Transducer(nn.Module):
             states, shares = unit(states, offsets, clock, return_weights)
             weights.append(shares or [])
         return self.norm(states), weights
+
+    def newest(self, states: Tensor, offsets: Tensor, clock: Clock | None = None) -> Tensor:
+        """(T, W), (B + 1,) -> (Q, W)."""
+        *before, last = self.units
+        for unit in before:
+            states, _ = unit(states, offsets, clock)
+        states, _ = last(states, offsets, clock, newest=Newest.of(offsets))
+        normed: Tensor = self.norm(states)
+        return normed

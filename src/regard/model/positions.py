@@ -16,6 +16,7 @@ from regard.model.blocks import Block
 from regard.model.clock import LAG_BUCKETS, Clock, Lags
 from regard.model.embedding import places
 from regard.model.maps import looked_up
+from regard.model.newest import Newest
 
 BASE = 10_000.0
 FAR = 128  # distances from here on share a bias
@@ -52,9 +53,11 @@ class RelativeBias(nn.Module):
         self.table = nn.Parameter(torch.zeros(heads, FAR))
 
     def forward(self, block: Block, dtype: torch.dtype) -> Tensor:
-        """(1, H, q, k): the `bias` of `attend`."""
+        """(b or 1, H, q, k): the `bias` of `attend`."""
         query, key = block.places
-        return looked_up(self.table.to(dtype), (query - key).abs().clamp_max(FAR - 1)[None])
+        before = block.keys.lengths - block.queries.lengths  # where fewer events ask, they are the newest
+        distance = (query - key)[None] if block.queries is block.keys else query + before[:, None, None] - key
+        return looked_up(self.table.to(dtype), distance.abs().clamp_max(FAR - 1))
 
 
 class LagBias(nn.Module):
@@ -90,8 +93,9 @@ class Places(nn.Module):
             found.append((own, own))
         return found
 
-    def bias(self, clock: Clock | None) -> Bias | None:
-        """The `bias` of `attend`; a clock that says nothing of time adds nothing."""
+    def bias(self, clock: Clock | None, newest: Newest | None = None) -> Bias | None:
+        """The `bias` of `attend`, where `newest` for queries of those alone; a clock without time adds nothing."""
+        clock = clock if clock is None or newest is None else clock.of(newest)
         relative, lag, lags = self.relative, self.lag, None if clock is None else clock.lags
         if lag is None or lags is None:
             return relative
@@ -111,8 +115,13 @@ class PlacedSelfAttention(SelfAttention):
         self.places = Places(settings, settings.positions == "relative")
 
     def forward(  # type: ignore[override]  # asked with the clock instead of what is made of it
-        self, states: Tensor, offsets: Tensor, clock: Clock | None = None, return_weights: bool = False
+        self,
+        states: Tensor,
+        offsets: Tensor,
+        clock: Clock | None = None,
+        return_weights: bool = False,
+        newest: Newest | None = None,
     ) -> tuple[Tensor, list[Tensor] | None]:
         """As `SelfAttention`; angles of time add to those of the places."""
-        turns, bias = self.places.turns(offsets, clock), self.places.bias(clock)
-        return super().forward(states, offsets, turns, bias, return_weights)
+        turns, bias = self.places.turns(offsets, clock), self.places.bias(clock, newest)
+        return super().forward(states, offsets, turns, bias, return_weights, newest)

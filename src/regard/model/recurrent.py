@@ -13,9 +13,8 @@ from regard.model.attend import attend
 from regard.model.blocks import blocks, scatter
 from regard.model.clock import Clock
 from regard.model.dropout import Dropout
+from regard.model.encoded import Encoded, Encoder
 from regard.model.positions import PlacedSelfAttention
-
-Encoded = tuple[Tensor, list[list[Tensor]]]
 
 
 def run(cell: nn.GRU | nn.LSTM, states: Tensor, offsets: Tensor) -> Tensor:
@@ -60,7 +59,7 @@ def prefix_sums(values: Tensor, offsets: Tensor) -> Tensor:
     return summed.values.squeeze(1)
 
 
-class Recurrent(nn.Module):
+class Recurrent(Encoder):
     """A stack of `model.blocks` recurrent layers, then a norm; the state of an event is the network's output there."""
 
     cell: type[nn.GRU] | type[nn.LSTM]
@@ -94,7 +93,7 @@ class LongShortTerm(Recurrent):
     cell = nn.LSTM
 
 
-class SequenceToSequence(nn.Module):
+class SequenceToSequence(Encoder):
     """An LSTM reads the history, a second one started from zeros reads its outputs, attention looks back over that.
 
     State p = norm(a_1 + … + a_p), where a = causal multi-head self-attention over the decoder's states d,

@@ -92,10 +92,10 @@ class Retriever(nn.Module):
 
     def users(self, histories: Histories, table: Tensor) -> Tensor:
         """What scores items by a dot product, from the state after the last event of each history: (B, width)."""
-        states, _ = self.states(histories, table)
-        full = histories.lengths > 0
+        events, clock = self.embedding(histories, table), self.clocks(histories)
+        states = self.encoder.newest(events, histories.offsets, clock)
         rows = self.nothing.to(states.dtype).expand(len(histories), -1)
-        rows = rows.masked_scatter(full[:, None], states[histories.offsets[1:][full] - 1])
+        rows = rows.masked_scatter((histories.lengths > 0)[:, None], states)
         return self._asked(rows, histories.request)
 
     def _asked(self, states: Tensor, request: Tensor | None) -> Tensor:
