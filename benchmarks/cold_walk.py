@@ -26,7 +26,7 @@ from regard.training.protocol import Protocol
 from regard.transfer import cells as kept_ranks
 from regard.transfer.measure import Asked
 from regard.transfer.ways import ID_ONLY, POPULAR, RAW, UNIFORM, Plan, plan
-from road import Cell, run
+from road import Cell, run, told_of
 from road_tables import front
 
 MODEL = "self-attention"
@@ -69,7 +69,7 @@ class Walk:
         settings, vectors = self.plan.settings(way, 1.0, seed), None if way == ID_ONLY else self.knowledge.fingerprint
         name = kept_ranks.cell_name(way, 1.0, seed, self.dataset.fingerprint, vectors, settings)
         task = {"do": "measure", "set": self.log.name, "way": way, "model": MODEL, "split": SPLIT, "seed": seed}
-        task |= {"fingerprint": self.dataset.fingerprint, "settings": settings.model_dump(mode="json")}
+        task |= {"fingerprint": self.dataset.fingerprint, "settings": told_of(settings)}
         task["vectors"] = None if way == ID_ONLY else str(self.asked.vectors)
         cell = Cell(task, self.log.folder / f"{name}.json")
         kept = cell.kept()

@@ -34,7 +34,7 @@ from regard.manifest import locked
 from regard.model.zeroshot import RawCosine
 from regard.recommend.run import WEIGHTS, Run
 from regard.training.protocol import Protocol
-from road import DATA, Cell, prepared, run, settings_for, write_results
+from road import DATA, Cell, prepared, run, settings_for, told_of, write_results
 from road_sets import SETS, RealSet
 from road_tables import averaged, front
 
@@ -103,7 +103,7 @@ class Walk:
         task = {"model": settings.model.name, "split": SPLIT, "seed": settings.train.seed, "vectors": vectors}
         task |= {"fingerprint": shop.log["fingerprint"], "from": begun}
         file = shop.folder / f"{label.replace(' ', '-')}-seed-{settings.train.seed}-{key}.json"
-        return Cell({"do": "measure", **task, "settings": told}, file)
+        return Cell({"do": "measure", **task, "settings": told_of(settings)}, file)
 
     def first(self, shop: Shop) -> dict[int, Path]:
         """The runs of a shop that others start from, by seed."""

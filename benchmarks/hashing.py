@@ -27,7 +27,7 @@ from regard.evaluate.report import protocol_lines
 from regard.evaluate.result import Result
 from regard.manifest import locked
 from regard.recommend.run import Run
-from road import DATA, Cell, prepared, run, settings_for, write_results
+from road import DATA, Cell, prepared, run, settings_for, told_of, write_results
 from road_sets import SETS
 from road_tables import averaged, front
 
@@ -81,7 +81,9 @@ def cell_of(work: Path, fingerprint: str, settings: Settings) -> Cell:
     key = hashlib.blake2b(json.dumps([fingerprint, told], sort_keys=True).encode(), digest_size=6).hexdigest()
     name = f"rows-{settings.model.hash_rows or 'exact'}-seed-{settings.train.seed}-{key}"
     task = {"model": "self-attention", "split": settings.data.split, "seed": settings.train.seed}
-    return Cell({"do": "measure", **task, "fingerprint": fingerprint, "settings": told}, work / f"{name}.json")
+    return Cell(
+        {"do": "measure", **task, "fingerprint": fingerprint, "settings": told_of(settings)}, work / f"{name}.json"
+    )
 
 
 def walk(asked: argparse.Namespace) -> tuple[dict[str, Any], list[Table]]:
@@ -124,7 +126,7 @@ def row(table: Table, exact: Result, width: int) -> list[str]:
 def page(log: dict[str, Any], tables: Sequence[Table], asked: argparse.Namespace) -> str:
     first = tables[0].found[0][0]
     machine, code = first["machine"], first["code"]
-    exact, width = tables[0].result, first["settings"]["model"]["width"]
+    exact, width = tables[0].result, Settings.of(first["settings"]).model.width
     counts, changes = log["found"]["counts"], changed(asked)
     lines = [["---", *["---:"] * (len(HEADS) - 1)], *(row(table, exact, width) for table in tables)]
     body = ["| " + " | ".join(cells) + " |" for cells in [list(HEADS), *lines]]

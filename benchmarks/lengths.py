@@ -38,7 +38,7 @@ from regard.model.scorer import CatalogueScorer
 from regard.recommend.run import Run
 from regard.train.loop import choose_device
 from regard.training.protocol import Protocol
-from road import DATA, Cell, prepared, read_by, run, settings_for, write_results
+from road import DATA, Cell, prepared, read_by, run, settings_for, told_of, write_results
 from road_sets import SETS
 from road_tables import averaged, front
 
@@ -48,7 +48,7 @@ REFERENCES = ("mean", "gru", "lstm")
 ATTENTION = ("additive", "self-attention", "seq2seq")
 MORE = tuple(name for name in ENCODERS if name not in (*REFERENCES, *ATTENTION))  # where they are asked for
 SPLIT = "leave-one-out"
-SHARED = ("model.width=64", "train.epochs=6", "train.patience=100000")
+SHARED = ("model.width=64", "model.dropout=0.2", "train.epochs=6", "train.table_rate=10", "train.patience=100000")
 BANDS = {"<50": (0, 50), "50-150": (50, 151), ">150": (151, sys.maxsize)}
 """Events in the history of a case: from the first number to just before the second."""
 KEPT = "evaluation-lengths"
@@ -95,11 +95,13 @@ def cells_of(work: Path, log: dict[str, Any], asked: argparse.Namespace) -> Iter
     """Yield the cells: every encoder with every seed, and the baseline once."""
     pairs = [(FLOOR, 1), *((model, seed) for model in asked.models for seed in asked.seeds)]
     for model, seed in pairs:
-        settings = read_by(settings_for(SPLIT, model, seed, [*SHARED, *asked.set]))
-        depends = json.dumps([log["fingerprint"], settings], sort_keys=True)
+        settings = settings_for(SPLIT, model, seed, [*SHARED, *asked.set])
+        depends = json.dumps([log["fingerprint"], read_by(settings)], sort_keys=True)
         key = hashlib.blake2b(depends.encode(), digest_size=4).hexdigest()
         told = {"set": asked.log, "model": model, "seed": seed, "split": SPLIT, "fingerprint": log["fingerprint"]}
-        yield Cell({"do": "measure", **told, "settings": settings}, work / asked.log / f"{model}-{seed}-{key}.json")
+        yield Cell(
+            {"do": "measure", **told, "settings": told_of(settings)}, work / asked.log / f"{model}-{seed}-{key}.json"
+        )
 
 
 def by_length(cell: Cell, dataset: Path, kept: str = KEPT) -> Result:

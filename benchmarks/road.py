@@ -63,11 +63,16 @@ def settings_for(split: str, model: str, seed: int, changes: Sequence[str]) -> S
 
 def read_by(settings: Settings) -> dict[str, Any]:
     """Return the settings that matter to a model: baselines ask nothing of how others are shaped and trained."""
-    told = settings.model_dump(mode="json")
+    read = settings.model_dump(mode="json")
     if settings.model.name in BASELINES:
-        told["model"] = {"name": settings.model.name}
-        told["train"] = {key: told["train"][key] for key in ("metric", "device", "threads")}
-    return told
+        read["model"] = {"name": settings.model.name}
+        read["train"] = {key: read["train"][key] for key in ("metric", "device", "threads")}
+    return read
+
+
+def told_of(settings: Settings) -> dict[str, Any]:
+    """Return the settings that were told, as a cell is: the size of the data decides some of the others."""
+    return settings.model_dump(mode="json", exclude_unset=True)
 
 
 def cells_of(work: Path, name: str, fingerprint: str, seeds: Sequence[int], changes: Sequence[str]) -> Iterator[Cell]:
@@ -78,12 +83,12 @@ def cells_of(work: Path, name: str, fingerprint: str, seeds: Sequence[int], chan
     asked += [(split, BASELINES[0], 1) for split in chosen.refused]
     for split, model, seed in asked:
         own = chosen.changes if model == MODELS[-1] else ()
-        settings = read_by(settings_for(split, model, seed, [*own, *changes]))
-        depends = json.dumps([fingerprint, settings], sort_keys=True)
+        settings = settings_for(split, model, seed, [*own, *changes])
+        depends = json.dumps([fingerprint, read_by(settings)], sort_keys=True)
         key = hashlib.blake2b(depends.encode(), digest_size=4).hexdigest()
         label = re.sub(r"[^\w.]+", "-", f"{model}-{split}-seed-{seed}-{key}")
         told = {"set": name, "model": model, "seed": seed, "split": split, "fingerprint": fingerprint}
-        yield Cell({"do": "measure", **told, "settings": settings}, work / name / f"{label}.json")
+        yield Cell({"do": "measure", **told, "settings": told_of(settings)}, work / name / f"{label}.json")
 
 
 def run(task: dict[str, Any], out: Path) -> dict[str, Any] | None:

@@ -25,7 +25,7 @@ from regard.config import Settings
 from regard.evaluate.result import Result
 from regard.manifest import read_json, write_json
 from regard.training.protocol import Protocol
-from road import code, settings_for
+from road import code, settings_for, told_of
 from train_log import KEY, SPLIT, tested, validated
 
 HERE = Path(__file__).absolute().parent
@@ -159,7 +159,7 @@ def our_cell(work: Path, dataset: Path, about: Mapping[str, Any]) -> Cell:
     told = settings.model_dump(mode="json")
     key = key_of(about["fingerprint"], told, about.get("round", 0))
     folder = work / _label(about["kind"], OURS, f"seed-{about['seed']}", key)
-    task = {"dataset": str(dataset), "settings": told, "folder": str(folder), "speed": about["speed"]}
+    task = {"dataset": str(dataset), "settings": told_of(settings), "folder": str(folder), "speed": about["speed"]}
     return Cell(OURS, [sys.executable, str(HERE / "train_ours.py"), json.dumps(task)], folder)
 
 

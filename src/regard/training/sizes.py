@@ -1,0 +1,76 @@
+"""Settings of a retriever that nobody told, by the size of the data: the rule of docs/decisions/0008."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from regard.config import Settings
+from regard.model.encoder import ENCODERS
+from regard.training.protocol import Protocol
+
+_STEPS, _MOST_STEPS = 500, 2000
+_PASSES, _LEAST_PASSES = 20, 3
+_DROPOUT = ((20.0, 0.5), (100.0, 0.3), (np.inf, 0.2))
+"""Below so many targets an item: so much dropout."""
+_TABLE_RATE = 10.0
+_LARGE, _NEGATIVES = 50_000, 2048
+"""From so many items on the softmax is over so many negatives a batch."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """What there is to learn from: targets of training, the items they are of, and events of a step."""
+
+    targets: int
+    items: int
+    step: int
+
+    @classmethod
+    def of(cls, protocol: Protocol) -> Size:
+        """Count the training part."""
+        counts = protocol.split.target_item_counts(protocol.dataset)
+        items = int((protocol.split.training_item_counts(protocol.dataset)[1:] > 0).sum())
+        return cls(int(counts.sum()), items, protocol.settings.train.batch_tokens)
+
+    @property
+    def density(self) -> float:
+        """Targets an item."""
+        return self.targets / max(self.items, 1)
+
+    @property
+    def epochs(self) -> int:
+        """As many as 2,000 steps hold, from 3 to 20; more only where even 20 are fewer than 500 steps."""
+        steps = max(1.0, self.targets / self.step)
+        return max(_LEAST_PASSES, min(_PASSES, round(_MOST_STEPS / steps)), -int(-_STEPS // steps))
+
+    @property
+    def dropout(self) -> float:
+        """The fewer targets an item has, the sooner its vector is learned by heart."""
+        return next(share for most, share in _DROPOUT if self.density < most)
+
+
+def by_size(settings: Settings, protocol: Protocol) -> tuple[Settings, dict[str, Any]]:
+    """Return settings complete for this size of data, and what was decided; what was told is left alone."""
+    if settings.model.name not in ENCODERS or settings.train.zero_shot:
+        return settings, {}
+    size = Size.of(protocol)
+    told = {f"{name}.{key}" for name in ("model", "train") for key in getattr(settings, name).model_fields_set}
+    wanted: dict[str, Any] = {"train.epochs": size.epochs, "model.dropout": size.dropout}
+    if settings.train.epochs == 0:
+        told -= {"train.epochs"}
+    if settings.model.transfer != "frozen" and "train.learning_rate" not in told:  # it has no table; it is for both
+        wanted["train.table_rate"] = _TABLE_RATE
+    if size.items >= _LARGE and "model.negatives" not in told:
+        wanted |= {"model.negatives": _NEGATIVES, "model.negative_sampling": "mixed"}
+    decided = {name: value for name, value in wanted.items() if name not in told}
+    complete = settings.changed([f"{name}={value}" for name, value in decided.items()])
+    return complete, {**asdict(size), "decided": decided} if decided else {}
+
+
+def size_line(found: dict[str, Any]) -> str:
+    """Say what was decided, and from what."""
+    decided = ", ".join(f"{name}={value}" for name, value in found["decided"].items())
+    return f"{found['targets']:,} targets on {found['items']:,} items, so: {decided}"
