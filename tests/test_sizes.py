@@ -29,7 +29,7 @@ def shop(users: int = 40, each: int = 6, items: int = 12) -> Dataset:
 
 def decided(*told: str, dataset: Dataset | None = None) -> tuple[Settings, dict[str, Any]]:
     settings = Settings().changed(["data.split=leave-one-out", *told])
-    complete, found = by_size(settings, Protocol.of(dataset or shop(), settings))
+    complete, found = by_size(Protocol.of(dataset or shop(), settings))
     return complete, found.get("decided", {})
 
 

@@ -162,13 +162,13 @@ def test_the_usual_search_begins_at_the_defaults(name: str, transfer: str | None
 def test_what_was_set_is_fixed_unless_it_is_asked_for() -> None:
     settings = small()
     usual = space_of(settings, (), vectors=False)
-    assert set(usual) == {"train.learning_rate", "train.weight_decay", "model.dropout"}
+    assert set(usual) == {"train.learning_rate", "train.weight_decay", "train.table_rate", "model.dropout"}
     assert set(space_of(settings, ["model.width=8,16"], vectors=False)) == {"model.width"}
     everything = Settings(model=ModelSettings(**ModelSettings().model_dump()))
     assert not any(name.startswith("model") for name in space_of(everything, (), vectors=True))
     fixed = settings.changed([f"{text.partition('=')[0]}=0.25" for text in default_space(settings, False)[:2]])
     with pytest.raises(SettingsError, match="say what to search"):
-        space_of(fixed.changed(["model.dropout=0.1"]), (), vectors=False)
+        space_of(fixed.changed(["model.dropout=0.1", "train.table_rate=2"]), (), vectors=False)
     with pytest.raises(SettingsError, match=r"names model\.width twice"):
         space_of(settings, ["model.width=8,16", "model.width=32..64"], vectors=False)
 
@@ -197,8 +197,9 @@ def test_the_first_trial_has_the_settings_as_they_are(
 ) -> None:
     train = planted(monkeypatch, bowl)
     found = tune(dataset, small(), tmp_path / "in", trials=2, search=BOWL)
-    assert train.asked[0][0].model_dump() == small().changed(["train.metric=ndcg@10"]).model_dump()
-    assert found.trials[0].settings == {"train.learning_rate": "0.002", "model.dropout": "0.2", "model.width": "8"}
+    of_size = ["train.metric=ndcg@10", "model.dropout=0.5", "train.table_rate=10.0"]
+    assert train.asked[0][0].model_dump() == small().changed(of_size).model_dump()
+    assert found.trials[0].settings == {"train.learning_rate": "0.002", "model.dropout": "0.5", "model.width": "8"}
     tune(dataset, small(), tmp_path / "out", trials=1, search=["model.width=16,32", "model.dropout=0..0.5"])
     assert train.asked[-1][0].model.width != 8
 
@@ -410,7 +411,7 @@ def test_the_table_of_many_trials_fits_and_drops_nothing_silently(
     vectors = pipeline.knowledge(dataset, {dataset.items.id(at + 1): [at, 1.0] for at in range(dataset.n_items)})
     found = tune(dataset, told, tmp_path / "tuned", trials=40, vectors=vectors)
     assert capfd.readouterr() == ("", "")  # nor does Optuna say anything
-    assert len(found.best.settings) == 10
+    assert len(found.best.settings) == 11
     with (tmp_path / "table.txt").open("w") as file:
         tuning(found, Console(file=file, width=100), as_json=False)
     printed = (tmp_path / "table.txt").read_text()
@@ -437,7 +438,7 @@ def test_the_command_goes_on_and_prints_json(tmp_path: Path) -> None:
     told = json.loads(done.stdout)
     assert done.stderr == ""
     assert [one["number"] for one in told["trials"]] == [1, 2, 3]
-    assert told["settings"]["model"] == {"name": "mean", "width": 8}
+    assert told["settings"]["model"] == {"name": "mean", "width": 8, "dropout": 0.5}
     assert told["best"]["settings"]["train.learning_rate"] == told["settings"]["train"]["learning_rate"]
     with pytest.raises(InputError, match="expected --out FOLDER"):
         CliRunner().invoke(app, ["tune", shop], catch_exceptions=False)

@@ -39,7 +39,6 @@ from regard.training.measuring import Evaluation as Evaluation
 from regard.training.measuring import evaluate as evaluate
 from regard.training.people import user_counts
 from regard.training.protocol import Protocol, with_metric
-from regard.training.sizes import by_size, size_line
 from regard.training.start import Start, check_start
 from regard.training.transfer import Fitted
 
@@ -139,10 +138,6 @@ def train(  # noqa: PLR0913 - the road has these entrances
     dataset = dataset if isinstance(dataset, Dataset) else Dataset.open(dataset)
     settings = with_metric(settings, dataset)
     protocol = Protocol.of(dataset, settings)
-    settings, size = by_size(settings, protocol)
-    protocol = replace(protocol, settings=settings)
-    if console is not None and size:
-        console.print(size_line(size), highlight=False, markup=False, soft_wrap=True)
     out = Path(out)
     first = _first_stage(retriever, protocol)
     check_free(out, KIND, OWN)
@@ -161,7 +156,6 @@ def train(  # noqa: PLR0913 - the road has these entrances
         "settings": settings.model_dump(mode="json"),
         "split": {"rule": protocol.split.rule, "notes": dict(protocol.split.notes)},
         "seen": protocol.seen,
-        "size": size,
         **told,
     }
     makers = {one.knowledge.whose: VectorMaker(one.knowledge.recipe, one.geometry) for one in (fitted, users) if one}

@@ -30,6 +30,7 @@ from regard.training.baselines import told
 from regard.training.joined import on_scale
 from regard.training.people import coverage, people, people_line, user_counts
 from regard.training.protocol import Protocol, asks_labels, check_learnable, median_gap
+from regard.training.sizes import by_size, size_line
 from regard.training.start import Start, start_line
 from regard.training.transfer import Fitted
 
@@ -51,7 +52,8 @@ def learn(
     `fitted`, `fitted_users`: pretrained vectors for its items and users to start from. `start`: the run whose weights
     it goes on from.
     """
-    dataset, settings = protocol.dataset, protocol.settings
+    settings, size = by_size(protocol)
+    protocol, dataset = replace(protocol, settings=settings), protocol.dataset
     check_learnable(dataset, settings)
     set_threads(settings.train.threads)
     keep_freed()
@@ -60,17 +62,14 @@ def learn(
     shape = _shape(protocol, users, fitted, fitted_users)
     model = _ready(protocol, shape, users, fitted, fitted_users)
     hashing = model.item_embedding.collisions()
-    if console and hashing:
-        console.print(collision_line(hashing), highlight=False)
-    if console and users:
-        console.print(people_line(users), highlight=False, markup=False, soft_wrap=True)
+    for facts, line in ((size, size_line), (hashing, collision_line), (users, people_line)):
+        _tell(console, line(facts) if facts else "")
     batches, validate, notes = _task(protocol, model)
     metric, validate = rising(settings.train.metric, validate)
     if isinstance(model, Factorization) and validate is not None:
         validate = Traced(validate, held_back_loss(protocol, model))
     begun = None if start is None else start.hand_to(model, shape, protocol)
-    if console and begun is not None:
-        console.print(start_line(begun), highlight=False, markup=False, soft_wrap=True)
+    _tell(console, "" if begun is None else start_line(begun))
     rows = fit(
         model,
         batches,
@@ -95,7 +94,13 @@ def learn(
     there = {} if start is None else start.run.manifest
     found["attributes"] = on_scale(meanings, there.get("attributes", {}))
     found["user_attributes"] = on_scale(coverage(users), there.get("user_attributes", {}))
+    found |= {"settings": settings.model_dump(mode="json"), "size": size}
     return model, told(shape=shape.as_dict(), hashing=hashing, median_gap=median_gap(protocol), **found)
+
+
+def _tell(console: Console | None, line: str) -> None:
+    if console is not None and line:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _shape(

@@ -52,8 +52,9 @@ class Size:
         return next(share for most, share in _DROPOUT if self.density < most)
 
 
-def by_size(settings: Settings, protocol: Protocol) -> tuple[Settings, dict[str, Any]]:
+def by_size(protocol: Protocol) -> tuple[Settings, dict[str, Any]]:
     """Return settings complete for this size of data, and what was decided; what was told is left alone."""
+    settings = protocol.settings
     if settings.model.name not in ENCODERS or settings.train.zero_shot:
         return settings, {}
     size = Size.of(protocol)

@@ -23,6 +23,7 @@ from regard.manifest import LOCK, check_free, locked, new_file, read_json, write
 from regard.model.baseline import BASELINES
 from regard.model.models import check_name
 from regard.training.protocol import Protocol, with_metric
+from regard.training.sizes import by_size
 from regard.tune.found import BEST, TABLE, TRIALS, Tuned, as_toml, lower_is_better, place
 from regard.tune.space import Dimension, size_of, space_of
 
@@ -77,6 +78,7 @@ def tune(
     settings = _checked(dataset, settings, trials)
     given = {name: one for name, one in (("vectors", vectors), ("user_vectors", user_vectors)) if one is not None}
     space = space_of(settings, search, vectors=bool(given))
+    settings = by_size(Protocol.of(dataset, settings))[0]  # where the search begins
     studies = _optuna()
     out = Path(out)
     check_free(out, KIND, _OWN)

@@ -14,6 +14,7 @@ from typing import Any, Self
 
 from regard.config import Settings, assigned
 from regard.errors import SettingsError
+from regard.model.encoder import ENCODERS
 
 FORM = "section.key=low..high, section.key=low..high,log or section.key=a,b,c"
 
@@ -161,6 +162,8 @@ def default_space(settings: Settings, vectors: bool) -> list[str]:
         _NARROW.get(model.name, _WIDTH),
         *_SHAPE.get(model.interest if model.name == "ranker" else model.name, ()),
     ]
+    if model.name in ENCODERS and model.transfer != "frozen":  # of a table that is learned
+        found.append("train.table_rate=1.0,3.0,10.0,30.0")
     if vectors:
         found += _TRANSFER["gate" if model.transfer == "auto" else model.transfer]
     return found
