@@ -68,7 +68,9 @@ class ModelSettings(Section):
         "plain", description="what a block makes is added as it is, or times a learned gate (LiGR)"
     )
     expansion: float = Field(2.0, gt=0, description="hidden size of the feed-forward, as a multiple of width")
-    dropout: float = Field(0.2, ge=0, lt=1, description="share of values dropped after embedding and in every block")
+    dropout: float = Field(
+        0.2, ge=0, lt=1, description="share of values dropped after embedding and in every block; retrievers: by size"
+    )
     window: int = Field(200, ge=1, le=100_000, description="most recent events that the model reads at once")
     positions: Literal["learned", "rotary", "relative", "none"] = Field(
         "learned", description="where an event stands: embedded, by rotary angles, or as a bias of attention"
@@ -120,7 +122,9 @@ class ModelSettings(Section):
     temperature: float = Field(
         0.0, ge=0, description="scores of a retriever are cosines divided by this, such as 0.05; 0 = dot products"
     )
-    negatives: int = Field(0, ge=0, description="sampled softmax with so many negatives a batch; 0 = full softmax")
+    negatives: int = Field(
+        0, ge=0, description="sampled softmax with so many negatives a batch; 0 = full softmax; unless told, by size"
+    )
     negative_sampling: Literal["uniform", "popularity", "in-batch", "mixed"] = Field(
         "uniform",
         description="how they are drawn: uniform | popularity | in-batch | mixed (half in-batch, half uniform)",
@@ -130,7 +134,9 @@ class ModelSettings(Section):
 class TrainSettings(Section):
     """How weights are learned."""
 
-    epochs: int = Field(0, ge=0, description="passes over the training events; 0 = 12, or as many as 2,000 steps need")
+    epochs: int = Field(
+        0, ge=0, description="passes over the training events; 0 = retrievers: by size, others: 12, or 2,000 steps"
+    )
     zero_shot: bool = Field(False, description="no training at all: the run is what it starts `--from`")
     seed: int = Field(1, ge=0, lt=2**63, description="seeds weights, order of batches, windows, dropout and negatives")
     batch_tokens: int = Field(4096, ge=1, description="training events in one step, about")
@@ -141,7 +147,9 @@ class TrainSettings(Section):
         "with `model.negatives`",
     )
     table_rate: float = Field(
-        1.0, gt=0, description="learning rate of a retriever's item table, as a multiple of all others"
+        1.0,
+        gt=0,
+        description="learning rate of a retriever's item table, as a multiple of all others; 10 if neither is told",
     )
     learning_rate: float = Field(2e-3, gt=0, description="peak learning rate")
     weight_decay: float = Field(0.0, ge=0, description="decay of matrices and embeddings")
