@@ -55,6 +55,9 @@ SETTINGS = Settings().changed(
 )
 SHOWN = (
     "model.interest",
+    "model.user_ids",
+    "model.attributes",
+    "model.positions",
     "model.projections",
     "model.scale",
     "model.width",
@@ -76,7 +79,7 @@ PUBLISHED = """\
 
 Differences of protocol: their negatives, split and seeds are their own; they tuned on the test part (the run logs name
 the test file as validation), while here settings were set by trials on validation; their models see
-user and item as fields, ours read the user's other training events too.
+user and item as fields, as ours do, which read the user's other training events too.
 """
 
 
