@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import re
 from collections.abc import Callable, Iterator
 from importlib.util import resolve_name
 from pathlib import Path
@@ -177,6 +178,15 @@ GOOD: Sources = {
     "regard.pipeline": f"from regard import data\nmodel.eval()\ndef f({many(9)}): pass",
     "regard.cli": f"from regard import pipeline\n@app.command()\ndef prepare({many(20)}): pass",
 }
+
+
+def test_the_pages_say_what_the_rules_say() -> None:
+    top = Path(__file__).parents[1]
+    decision = (top / "docs" / "decisions" / "0001-rooms-and-arrows.md").read_text("utf-8")
+    assert ROAD in " ".join(decision.split())
+    for text in (decision, (top / "README.md").read_text("utf-8")):
+        (line,) = [line for line in text.splitlines() if re.search(r"knows? torch", line)]
+        assert {f"regard.data.{name}" for name in re.findall(r"(\w+)\.py", line)} == BATCHES
 
 
 @pytest.mark.parametrize("check", CHECKS)
