@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import random
+import re
+from pathlib import Path
 
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -91,3 +93,19 @@ def test_refused_lines_are_counted_and_named(tmp_path_factory, kinds, rng, zippe
     assert events_of(log) == kept
     assert log.report["rows_kept"] == len(kept)
     assert log.report["rows_read"] == len(kept) + sum(map(len, refused.values()))
+
+
+def test_words_that_are_labels_are_those_of_the_page(tmp_path: Path) -> None:
+    page = " ".join((Path(__file__).parents[2] / "docs" / "data.md").read_text("utf-8").split())
+    ones, noughts = re.findall(r"((?:`\w+`(?:, )?)+) are read as 1 and ((?:`\w+`(?:, )?)+) as 0", page)[0]
+    words = {word: float(said is ones) for said in (ones, noughts) for word in re.findall(r"\w+", said)}
+    assert len(words) == 8
+    values = {**words, **{word.upper(): value for word, value in words.items()}, "1": 1.0, "0": 0.0, "2.5": 2.5}
+    others = ["on", "off", "good", "ja", "nan"]
+    lines = [f"u{at},i{at},15116580{at:02d},{text}" for at, text in enumerate([*values, *others])]
+    (tmp_path / "log.csv").write_text("\n".join(["user,item,time,stars", *lines]), encoding="utf-8")
+    log = EventLog.read(tmp_path / "log.csv", COLUMNS)
+    found = log.connection.execute("SELECT label FROM events ORDER BY row").fetchall()
+    assert [label for (label,) in found] == list(values.values())
+    first = len(values) + 2
+    assert log.report["refused"]["unparsable label"] == {"count": 5, "first_rows": list(range(first, first + 5))}
