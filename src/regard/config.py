@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
 from regard.errors import InputError, SettingsError, nearest
 
@@ -24,9 +25,11 @@ class Section(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _one_is_a_list_of_one(cls, value: Any, info: ValidationInfo) -> Any:
-        """Let `evaluate.k=10` stand for `[10]`."""
+        """Let `evaluate.k=10` stand for `[10]`, and `model.attributes=` for `[]`."""
         kind = cls.model_fields[info.field_name or ""].annotation
-        return [value] if get_origin(kind) is tuple and isinstance(value, (str, int)) else value
+        if get_origin(kind) is not tuple or not isinstance(value, (str, int)):
+            return value
+        return [] if str(value).strip() == "" else [value]
 
 
 class DataSettings(Section):
@@ -130,6 +133,15 @@ class ModelSettings(Section):
         description="how they are drawn: uniform | popularity | in-batch | mixed (half in-batch, half uniform)",
     )
 
+    @field_validator("attributes", "user_attributes", "context")
+    @classmethod
+    def _each_column_once(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        twice = [name for at, name in enumerate(names) if name in names[:at]]
+        if twice:
+            said = "expected each column once, and {name} is named twice"
+            raise PydanticCustomError("twice", said, {"name": twice[0]})
+        return names
+
 
 class TrainSettings(Section):
     """How weights are learned."""
@@ -197,8 +209,8 @@ class Settings(Section):
 
     @classmethod
     def read(cls, path: str | Path, assignments: Sequence[str] = ()) -> Self:
-        """Read a TOML or JSON file, then apply `section.key=value` assignments."""
-        return cls.of(assigned(_load(Path(path)), assignments), str(path))
+        """Read a TOML or JSON file, then apply `section.key=value` assignments; each answers for its own mistakes."""
+        return cls.of(_load(Path(path)), str(path)).changed(assignments)
 
     def changed(self, assignments: Sequence[str]) -> Self:
         """Return a copy with `section.key=value` assignments applied."""
@@ -251,4 +263,5 @@ def _first(error: ValidationError, root: type[BaseModel]) -> str:
             model = model.model_fields[part].annotation
         known = list(model.model_fields)
         return f"unknown setting {name!r}{nearest(path[-1], known)}; known: {', '.join(known)}"
-    return f"{name}: {first['msg'].lower()}; got {first['input']!r}"
+    said = first["msg"][:1].lower() + first["msg"][1:]  # names of columns keep their capitals
+    return f"{name}: {said}; got {first['input']!r}"
