@@ -183,6 +183,18 @@ def test_a_pair_is_measured_over_the_catalogue_and_beside_it_its_ranker(shop: Pa
     assert not (shop / "gone").exists()
 
 
+def test_the_popularity_of_items_stands_beside_the_ranker_of_a_pair(shop: Path, regard: Command) -> None:
+    code, printed, _ = regard("evaluate", shop / "pair", "--json")
+    labelled = json.loads(printed)["labelled"]
+    assert code == 0
+    assert set(labelled["baselines"]) == {"popular"}
+    assert set(labelled["baselines"]["popular"]) == set(labelled["metrics"])
+    assert 0 < labelled["baselines"]["popular"]["auc|50-sampled"]["value"] < 1
+    _, printed, _ = regard("evaluate", shop / "pair")
+    (head, *_) = printed.partition("The ranker by itself")[2].splitlines()[2:]
+    assert head.split() == ["ranker", "interval", "popular", "interval"]
+
+
 def test_a_pair_is_whole_by_itself(shop: Path, tmp_path: Path) -> None:
     """Moved to where neither its dataset nor its retriever is, it answers for live histories as before."""
     shutil.copytree(shop / "pair", tmp_path / "moved")

@@ -135,7 +135,9 @@ def evaluation(found: Evaluation, console: Console, *, as_json: bool) -> None:
     """A result beside its baselines, strata and protocol."""
     if as_json:
         body = result_as_json(found.result, found.baselines)
-        print_json(body if found.labelled is None else body | {"labelled": found.labelled.to_json()}, console)
+        if found.labelled is not None:
+            body["labelled"] = result_as_json(found.labelled, found.labelled_baselines)
+        print_json(body, console)
         return
     if "labels" in found.result.protocol:
         console.print(labelled_report(found.name, found.result, found.baselines))
@@ -143,7 +145,7 @@ def evaluation(found: Evaluation, console: Console, *, as_json: bool) -> None:
     console.print(report(found.name, found.result, found.baselines, found.oracle))
     if found.labelled is not None:
         console.print(Text("The ranker by itself, on labelled candidates", style="bold"))
-        console.print(labelled_report(found.name, found.labelled))
+        console.print(labelled_report(found.name, found.labelled, found.labelled_baselines))
 
 
 def comparison(found: Mapping[str, Any], console: Console, *, as_json: bool) -> None:

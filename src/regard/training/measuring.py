@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from regard.data.labels import resolve_labels
@@ -32,6 +32,8 @@ class Evaluation:
     oracle: Result | None = None
     labelled: Result | None = None
     """Of a ranker behind a retriever: how it does on labelled candidates, without it."""
+    labelled_baselines: dict[str, Result] = field(default_factory=dict)
+    """What stands beside `labelled`."""
 
 
 def evaluate(
@@ -54,15 +56,18 @@ def evaluate(
     set_threads(run.settings.train.threads)
     keep_freed()
     device = choose_device(run.settings.train.device)
-    stage, labelled = run.stage(device), None
+    stage = run.stage(device)
+    labelled, floor = None, {}
     if isinstance(stage, Ranker | Factorization) and asks_labels(run.settings, protocol.dataset):
         labelled = protocol.labelled(ranker_scorer(protocol, stage), part)
+        floor = _labelled_floor(protocol, part, baselines)
         if run.retriever is None or not resolve_labels(protocol.dataset, run.settings.data.labels).sampled:
             labelled.save(run.path, f"evaluation-{on}")
-            return Evaluation(stage.name, labelled, _labelled_floor(protocol, part, baselines))
+            return Evaluation(stage.name, labelled, floor)
     result = protocol.measured(protocol.scorer(run.model(device)), part)
     result.save(run.path, f"evaluation-{on}")
-    return Evaluation(stage.name, result, _floor(protocol, part, baselines, stage.name), labelled=labelled)
+    beside = _floor(protocol, part, baselines, stage.name)
+    return Evaluation(stage.name, result, beside, labelled=labelled, labelled_baselines=floor)
 
 
 def _labelled_floor(protocol: Protocol, part: Part, names: str) -> dict[str, Result]:
