@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -179,8 +180,23 @@ def test_a_pair_is_measured_over_the_catalogue_and_beside_it_its_ranker(shop: Pa
     assert code == 0
     assert "ndcg@10" in json.loads(printed)["metrics"]
     assert regard("compare", shop / "pair", shop / "first", "--on", "test")[0] == 0
-    assert set(pipeline.evaluate(shop / "pair", baselines="all").baselines) == set(BASELINES)
+    assert set(pipeline.evaluate(shop / "pair", baselines="all").baselines) == {*BASELINES, "retriever"}
     assert not (shop / "gone").exists()
+
+
+def test_the_retriever_of_a_pair_stands_beside_it(shop: Path, regard: Command) -> None:
+    """With the figures that it has as a run of its own."""
+    alone = pipeline.evaluate(shop / "first", baselines="none").result
+    beside = pipeline.evaluate(shop / "pair").baselines
+    assert list(beside) == ["retriever", "popular"]
+    assert beside["retriever"].metrics == alone.metrics
+    assert pipeline.evaluate(shop / "pair", baselines="none").baselines == {}
+    _, printed, _ = regard("evaluate", shop / "pair", "--json")
+    assert json.loads(printed)["baselines"]["retriever"] == alone.metrics
+    _, printed, _ = regard("evaluate", shop / "pair")
+    told = printed.partition("ndcg@10 by what was known")[0]
+    assert re.findall(r"^ (\w+) +(?:\* )?0\.", told, re.MULTILINE) == ["ranker", "retriever", "popular"]
+    assert "its retriever by itself" in told or "The retriever wins" in told
 
 
 def test_the_popularity_of_items_stands_beside_the_ranker_of_a_pair(shop: Path, regard: Command) -> None:

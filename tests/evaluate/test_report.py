@@ -88,6 +88,19 @@ def test_it_says_who_is_ahead(measured):
     assert bare.endswith("no interval.")
 
 
+def test_it_says_how_a_pair_stands_to_its_retriever(measured):
+    weak, middle, strong = measured(1), measured(3), measured(6)
+    lines = outcome("ranker", middle, {"retriever": weak, "popular": measured(0.9)})
+    assert lines[0].startswith("ranker is ahead of its retriever by itself: ndcg@10 +0.")
+    assert lines[1].startswith("ranker is ahead of the best baseline, popular: ndcg@10 +0.")
+    lines = outcome("ranker", middle, {"popular": weak, "retriever": strong})
+    assert lines[0].startswith("The retriever wins: by itself it is ahead of ranker, whose ndcg@10 differs by -0.")
+    assert lines[1].startswith("ranker is ahead of the best baseline, popular: ")
+    assert any(line.startswith("On hit_rate@10 its retriever is ahead: retriever ") for line in lines[2:])
+    (same,) = outcome("ranker", weak, {"retriever": weak})
+    assert same.startswith("ranker and its retriever by itself cannot be told apart: ndcg@10 +0.0000")
+
+
 def test_popular_stands_beside_every_stratum(measured):
     text = shown(strata_table("self-attention", measured(5), measured(1)))
     assert text.splitlines()[0].strip() == "ndcg@10 by what was known"

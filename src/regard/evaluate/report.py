@@ -16,6 +16,7 @@ from regard.evaluate.result import Number, Result
 from regard.evaluate.strata import TRAINED
 
 FLOOR = "popular"  # the baseline that stands beside every stratum
+RETRIEVER = "retriever"  # of a pair, by itself: no baseline, but what re-ranking has to beat
 COMPARED = ("metric", "base", "run", "difference", "interval", "relative", "")
 TARGETS = {
     "next": "every held-back event is a target, its history ends just before it",
@@ -52,18 +53,22 @@ def metrics_table(
 
 
 def outcome(name: str, result: Result, baselines: Mapping[str, Result]) -> list[str]:
-    """Say in words how a result stands to the best baseline, and every metric in which a baseline is ahead."""
+    """Say how a result stands to its retriever and to the best baseline, and every metric in which one is ahead."""
     if not baselines:
         return []
     k = min(_cut(key) for key in result.metrics)
     main = f"ndcg@{k}"
-    best = max(baselines, key=lambda label: baselines[label].value(main) or 0)
-    lines = [_against_best(name, result, best, baselines[best], main)]
+    floor = [label for label in baselines if label != RETRIEVER]
+    rivals = [RETRIEVER] if RETRIEVER in baselines else []
+    if floor:
+        rivals.append(max(floor, key=lambda label: baselines[label].value(main) or 0))
+    lines = [_against(name, result, rival, baselines[rival], main) for rival in rivals]
     for key in _columns({name: result, **baselines}, k):
         leader = max(baselines, key=lambda label: baselines[label].value(key) or 0)
         ours, theirs = result.value(key), baselines[leader].value(key)
         if key != main and theirs is not None and (ours is None or theirs > ours):
-            lines.append(f"On {key} a baseline is ahead: {leader} {_point(theirs)}, {name} {_point(ours)}.")
+            who = "its retriever" if leader == RETRIEVER else "a baseline"
+            lines.append(f"On {key} {who} is ahead: {leader} {_point(theirs)}, {name} {_point(ours)}.")
     return lines
 
 
@@ -151,18 +156,21 @@ def _tells(key: str, rows: Sequence[Mapping[str, Any]]) -> bool:
     return all(any(row[twin] != row[key] for row in rows) for twin in there)
 
 
-def _against_best(name: str, result: Result, best: str, baseline: Result, key: str) -> str:
+def _against(name: str, result: Result, rival: str, other: Result, key: str) -> str:
     resamples = result.protocol["interval"]["resamples"]
-    row = compare({best: baseline, name: result}, bootstrap=resamples)["against"][name][key]
+    row = compare({rival: other, name: result}, bootstrap=resamples)["against"][name][key]
     numbers = f"{row['difference']:+.4f} ({_percent(row['relative'], '+')})"
+    whom, both, wins = f"the best baseline, {rival}", f"the best baseline, {rival},", f"A baseline wins: {rival}"
+    if rival == RETRIEVER:
+        whom, both, wins = "its retriever by itself", "its retriever by itself", "The retriever wins: by itself it"
     if row["low"] is None:
         word = "higher" if row["difference"] > 0 else "no higher"
-        return f"{name} has a {word} value than the best baseline, {best}: {key} {numbers}, no interval."
+        return f"{name} has a {word} value than {whom}: {key} {numbers}, no interval."
     numbers += f", 95 % interval {row['low']:+.4f} to {row['high']:+.4f}"
     return {
-        "ahead": f"{name} is ahead of the best baseline, {best}: {key} {numbers}.",
-        "unclear": f"{name} and the best baseline, {best}, cannot be told apart: {key} {numbers}.",
-        "behind": f"A baseline wins: {best} is ahead of {name}, whose {key} differs by {numbers}.",
+        "ahead": f"{name} is ahead of {whom}: {key} {numbers}.",
+        "unclear": f"{name} and {both} cannot be told apart: {key} {numbers}.",
+        "behind": f"{wins} is ahead of {name}, whose {key} differs by {numbers}.",
     }[verdict(key, row)]
 
 

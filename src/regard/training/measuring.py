@@ -9,6 +9,7 @@ from regard.data.labels import resolve_labels
 from regard.data.split import Part
 from regard.data.store import Dataset
 from regard.errors import InputError, ProtocolError, nearest
+from regard.evaluate.report import RETRIEVER
 from regard.evaluate.result import Result
 from regard.model.baseline import BASELINES
 from regard.model.factorization import Factorization
@@ -24,7 +25,7 @@ from regard.training.protocol import Protocol, asks_labels, with_metric
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A result, and those of baselines under the very same protocol."""
+    """A result, and those of baselines under the very same protocol; of a pair also that of its retriever."""
 
     name: str
     result: Result
@@ -44,7 +45,8 @@ def evaluate(
     Args:
         run: a run or its folder.
         on: `test` or `validation`.
-        baselines: names separated by commas, `all` (those the log allows), or `none`.
+        baselines: names separated by commas, `all` (those the log allows), or `none`. The retriever of a pair stands
+            beside it too, but for `none`.
         data: the dataset or its folder, if it is not where the run says.
     """
     run = run if isinstance(run, Run) else Run.open(run)
@@ -67,6 +69,9 @@ def evaluate(
     result = protocol.measured(protocol.scorer(run.model(device)), part)
     result.save(run.path, f"evaluation-{on}")
     beside = _floor(protocol, part, baselines, stage.name)
+    if run.retriever is not None and baselines != "none":
+        alone = protocol.scorer(run.retriever.model(device))
+        beside = {RETRIEVER: protocol.measured(alone, part), **beside}
     return Evaluation(stage.name, result, beside, labelled=labelled, labelled_baselines=floor)
 
 
