@@ -37,11 +37,11 @@ def decided(*told: str, dataset: Dataset | None = None) -> tuple[Settings, dict[
     ("targets", "items", "epochs", "dropout"),
     [
         (987_571, 3_416, 8, 0.2),  # 241 steps a pass: 2,000 steps are 8.3 of them
-        (98_114, 1_682, 21, 0.3),  # 24 steps a pass: 20 passes are too few steps
-        (153_776, 12_101, 20, 0.5),  # 38 steps a pass
+        (98_114, 1_682, 34, 0.3),  # 24 steps a pass: 20 passes are too few steps
+        (153_776, 12_101, 22, 0.5),  # 38 steps a pass
         (225_141, 18_357, 20, 0.5),
         (40_000_000, 80_000, 3, 0.2),
-        (3_000, 100, 500, 0.3),  # less than a step
+        (3_000, 100, 800, 0.3),  # less than a step
     ],
 )
 def test_the_rule_by_hand(targets: int, items: int, epochs: int, dropout: float) -> None:
@@ -52,17 +52,20 @@ def test_the_rule_by_hand(targets: int, items: int, epochs: int, dropout: float)
 @given(st.integers(0, 10**9), st.integers(0, 10**7), st.integers(1, 10**5))
 def test_more_data_never_asks_for_more_passes_or_more_dropout(targets: int, items: int, more: int) -> None:
     size, larger = Size(targets, items, 4096), Size(targets + more, items, 4096)
-    assert 3 <= larger.epochs <= size.epochs <= 500
+    assert 3 <= larger.epochs <= size.epochs <= 800
     assert larger.dropout <= size.dropout
 
 
 def test_what_is_told_stays() -> None:
-    assert decided()[1] == {"train.epochs": 500, "model.dropout": 0.5, "train.table_rate": 10.0}
+    rates = {"train.table_rate": 10.0, "train.learning_rate": 0.001}
+    assert decided()[1] == {"train.epochs": 800, "model.dropout": 0.5, **rates}
+    assert decided("train.table_rate=3")[1] == {"train.epochs": 800, "model.dropout": 0.5}
+    assert decided("train.learning_rate=3e-3")[1] == {"train.epochs": 800, "model.dropout": 0.5}
     complete, found = decided("train.epochs=7", "model.dropout=0.0", "train.table_rate=1.0")
     assert found == {}
     assert (complete.train.epochs, complete.model.dropout, complete.train.table_rate) == (7, 0.0, 1.0)
-    assert decided("train.epochs=0")[1]["train.epochs"] == 500
-    assert "train.table_rate" not in decided("train.learning_rate=0.002")[1]
+    assert decided("train.epochs=0")[1]["train.epochs"] == 800
+    assert "train.learning_rate" not in decided(dataset=shop(users=400))[1]
 
 
 @pytest.mark.parametrize("name", ["popular", "co-visit", "matrix-factorization", "ranker"])
@@ -89,6 +92,10 @@ def test_a_run_says_what_was_decided(tmp_path: Path) -> None:
     told = Settings().changed(["data.split=leave-one-out", "model.width=8", "train.epochs=2", "train.threads=1"])
     console = Console(record=True, width=200)
     run = pipeline.train(shop(), told, tmp_path / "run", console=console)
-    assert run.manifest["size"]["decided"] == {"model.dropout": 0.5, "train.table_rate": 10.0}
+    assert run.manifest["size"]["decided"] == {
+        "model.dropout": 0.5,
+        "train.table_rate": 10.0,
+        "train.learning_rate": 0.001,
+    }
     assert run.settings.model.dropout == 0.5
     assert "160 targets on 12 items, so: model.dropout=0.5, train.table_rate=10.0" in console.export_text()

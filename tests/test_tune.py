@@ -197,9 +197,9 @@ def test_the_first_trial_has_the_settings_as_they_are(
 ) -> None:
     train = planted(monkeypatch, bowl)
     found = tune(dataset, small(), tmp_path / "in", trials=2, search=BOWL)
-    of_size = ["train.metric=ndcg@10", "model.dropout=0.5", "train.table_rate=10.0"]
+    of_size = ["train.metric=ndcg@10", "model.dropout=0.5", "train.table_rate=10.0", "train.learning_rate=1e-3"]
     assert train.asked[0][0].model_dump() == small().changed(of_size).model_dump()
-    assert found.trials[0].settings == {"train.learning_rate": "0.002", "model.dropout": "0.5", "model.width": "8"}
+    assert found.trials[0].settings == {"train.learning_rate": "0.001", "model.dropout": "0.5", "model.width": "8"}
     tune(dataset, small(), tmp_path / "out", trials=1, search=["model.width=16,32", "model.dropout=0..0.5"])
     assert train.asked[-1][0].model.width != 8
 

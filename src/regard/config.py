@@ -163,7 +163,7 @@ class TrainSettings(Section):
         gt=0,
         description="learning rate of a retriever's item table, as a multiple of all others; 10 if neither is told",
     )
-    learning_rate: float = Field(2e-3, gt=0, description="peak learning rate")
+    learning_rate: float = Field(2e-3, gt=0, description="peak learning rate; retrievers: by size")
     weight_decay: float = Field(0.0, ge=0, description="decay of matrices and embeddings")
     warmup: float = Field(0.05, ge=0, lt=1, description="share of all steps with rising learning rate; cosine after it")
     vectors_rate: float = Field(0.1, ge=0, description="init: learning rate of item vectors, as a share of all others")

@@ -11,11 +11,13 @@ from regard.config import Settings
 from regard.model.encoder import ENCODERS
 from regard.training.protocol import Protocol
 
-_STEPS, _MOST_STEPS = 500, 2000
+_STEPS, _MOST_STEPS = 800, 2000
 _PASSES, _LEAST_PASSES = 20, 3
-_DROPOUT = ((20.0, 0.5), (100.0, 0.3), (np.inf, 0.2))
+_SPARSE = 20.0
+"""Targets an item, below which it is learned by heart before anything else is."""
+_DROPOUT = ((_SPARSE, 0.5), (100.0, 0.3), (np.inf, 0.2))
 """Below so many targets an item: so much dropout."""
-_TABLE_RATE = 10.0
+_TABLE_RATE, _SPARSE_RATE = 10.0, 1e-3
 _LARGE, _NEGATIVES = 50_000, 2048
 """From so many items on the softmax is over so many negatives a batch."""
 
@@ -42,7 +44,7 @@ class Size:
 
     @property
     def epochs(self) -> int:
-        """As many as 2,000 steps hold, from 3 to 20; more only where even 20 are fewer than 500 steps."""
+        """As many as 2,000 steps hold, from 3 to 20; more only where even 20 are fewer than 800 steps."""
         steps = max(1.0, self.targets / self.step)
         return max(_LEAST_PASSES, min(_PASSES, round(_MOST_STEPS / steps)), -int(-_STEPS // steps))
 
@@ -64,6 +66,8 @@ def by_size(protocol: Protocol) -> tuple[Settings, dict[str, Any]]:
         told -= {"train.epochs"}
     if settings.model.transfer != "frozen" and "train.learning_rate" not in told:  # it has no table; it is for both
         wanted["train.table_rate"] = _TABLE_RATE
+        if "train.table_rate" not in told and size.density < _SPARSE:
+            wanted["train.learning_rate"] = _SPARSE_RATE
     if size.items >= _LARGE and "model.negatives" not in told:
         wanted |= {"model.negatives": _NEGATIVES, "model.negative_sampling": "mixed"}
     decided = {name: value for name, value in wanted.items() if name not in told}
