@@ -35,6 +35,7 @@ from regard.recommend.run import Run
 Command = Callable[..., tuple[int, str, str]]
 SMALL = ["--set", "model.width=8", "--set", "model.blocks=1", "--set", "train.batch_tokens=512", "--quiet"]
 ONE = ["--set", "train.epochs=1", *SMALL]
+OF_A_RANKER = ("train.epochs=1", "train.table_rate=1.0")  # what the settings of a retriever have otherwise
 
 
 @pytest.fixture
@@ -226,7 +227,7 @@ def test_a_pair_is_whole_by_itself(shop: Path, tmp_path: Path) -> None:
 
 def test_either_stage_may_read_the_moment_of_a_request(shop: Path, tmp_path: Path) -> None:
     """A ranker that does behind a retriever that does not: evaluation and answers know when they are asked."""
-    changes = ['model.name="ranker"', "model.request_time=true", "train.metric=auto", "train.epochs=1"]
+    changes = ['model.name="ranker"', "model.request_time=true", "train.metric=auto", *OF_A_RANKER]
     settings = Run.open(shop / "first").settings.changed(changes)
     run = pipeline.train(shop / "shop", settings, tmp_path / "timed", retriever=shop / "first")
     assert np.isfinite(figure(pipeline.evaluate(run, baselines="none").result, "ndcg@10"))
@@ -236,7 +237,7 @@ def test_either_stage_may_read_the_moment_of_a_request(shop: Path, tmp_path: Pat
 
 def test_auto_and_its_meaning_are_the_same_split(shop: Path, tmp_path: Path) -> None:
     settings = Run.open(shop / "first").settings
-    body = settings.changed(['data.split="auto"', 'model.name="ranker"', "train.metric=auto", "train.epochs=1"])
+    body = settings.changed(['data.split="auto"', 'model.name="ranker"', "train.metric=auto", *OF_A_RANKER])
     assert pipeline.train(shop / "shop", body, tmp_path / "run", retriever=shop / "first").retriever is not None
 
 
