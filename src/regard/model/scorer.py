@@ -23,7 +23,7 @@ from regard.data.store import Dataset
 from regard.model import topk
 from regard.model.topk import Jagged
 
-BLOCK_TOKENS = 32_768  # events that are read at once
+BLOCK_TOKENS = 16_384  # events that are read at once: what the caches of two cores hold best
 
 
 class CatalogueModel(Protocol):
