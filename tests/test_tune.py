@@ -307,6 +307,20 @@ def test_a_search_that_was_stopped_proposes_the_same(
     assert len(train.asked) == 2
 
 
+def test_passes_follow_from_the_data_wherever_what_was_found_trains(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Passes that suit this log would be far too few on a tenth of it; so nobody tells them, unless they are searched."""
+    planted(monkeypatch, bowl)
+    told = Settings().changed(["data.split=leave-one-out", "train.threads=1"])
+    found = tune(dataset, told, tmp_path / "open", trials=2, search=["model.width=8,16"]).settings
+    assert (found.train.epochs, found.train.table_rate) == (0, 10.0)
+    assert found.model.dropout > 0
+    searched = tune(dataset, told, tmp_path / "searched", trials=3, search=["train.epochs=100,200,800"])
+    assert {one.settings["train.epochs"] for one in searched.trials} == {"100", "200", "800"}
+    assert tune(dataset, small(), tmp_path / "told", trials=2, search=["model.width=8,16"]).settings.train.epochs == 2
+
+
 def test_a_training_in_the_midst_goes_on(dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told, search = small(**{"train.epochs": 4}), ["train.learning_rate=1e-3..0.1,log"]
     whole = tune(dataset, told, tmp_path / "whole", trials=3, search=search)

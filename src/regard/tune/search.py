@@ -78,7 +78,7 @@ def tune(
     settings = _checked(dataset, settings, trials)
     given = {name: one for name, one in (("vectors", vectors), ("user_vectors", user_vectors)) if one is not None}
     space = space_of(settings, search, vectors=bool(given))
-    settings = by_size(Protocol.of(dataset, settings))[0]  # where the search begins
+    settings = _begun(dataset, settings, space)
     studies = _optuna()
     out = Path(out)
     check_free(out, KIND, _OWN)
@@ -91,6 +91,12 @@ def tune(
         searching = _Search(dataset, settings, out, study, known, console)
         searching.run(trials)
         return searching.found()
+
+
+def _begun(dataset: Dataset, settings: Settings, space: Mapping[str, Dimension]) -> Settings:
+    """Where the search begins: what nobody told, by size. Passes stay open, as what is found may train on less data."""
+    sized = by_size(Protocol.of(dataset, settings))[0]
+    return sized if "train.epochs" in space else sized.changed([f"train.epochs={settings.train.epochs}"])
 
 
 def _known(dataset: Dataset, vectors: Any, whose: str) -> Knowledge:
