@@ -310,7 +310,7 @@ def test_a_search_that_was_stopped_proposes_the_same(
 def test_passes_follow_from_the_data_wherever_what_was_found_trains(
     dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Passes that suit this log would be far too few on a tenth of it; so nobody tells them, unless they are searched."""
+    """Passes that suit this log would be far too few on a tenth of it: nobody tells them, unless they are searched."""
     planted(monkeypatch, bowl)
     told = Settings().changed(["data.split=leave-one-out", "train.threads=1"])
     found = tune(dataset, told, tmp_path / "open", trials=2, search=["model.width=8,16"]).settings
