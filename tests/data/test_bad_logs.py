@@ -91,6 +91,7 @@ FILES = {
         Columns("user", "item"),
         "none of 2 rows can be used: 2 malformed line",
     ),
+    "a configuration": ("data.toml", b'[[source]]\npath = "log.csv"\n', None, "give it by --config"),
     "json array": ("log.json", b'[{"user": 1, "item": 2}]', None, "holds a JSON array; expected JSON lines"),
     "one long line": ("log.json", b"[" + b'{"user": 1},' * 10**6, None, "holds a JSON array; expected JSON lines"),
     "json with no object": ("log.jsonl", b"{1}\n", None, "no line is a JSON object"),

@@ -44,6 +44,8 @@ def find_layout(text: Text, separator: str | None, *, header: bool, wanted: Sequ
     first = next((line for line in lines if line.strip()), None)
     if first is None:
         raise InputError(f"{text.path} is empty")
+    if str(text.path).endswith(".toml"):
+        raise InputError(f"{text.path} is no log; where it says what is read and how, give it by --config")
     if not separator and first.lstrip()[0] in "{[":
         return _json_layout(text, lines, first)
     separator = _checked(separator) if separator else _separator(text, lines, wanted if header else ())
