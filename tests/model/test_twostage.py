@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -91,6 +93,41 @@ def test_the_best_are_the_rankers_and_the_rest_the_retrievers(
     assert scores.shape == (len(lengths), ITEMS + 1)
     for row, order in zip(scores, expected, strict=True):
         assert sorted(order, key=lambda item: -float(row[item])) == order
+
+
+@pytest.mark.parametrize("interest", ["target", "dual, list-wise", "gru"])
+@pytest.mark.parametrize("reads", ["plain", "all", "several"])
+def test_what_the_ranker_never_met_is_the_unknown_item_to_it(interest: str, reads: str) -> None:
+    """As if its rows were those of the unknown item; so what an untrained row holds changes nothing."""
+    never = [1, 2, 8, 20]  # the retriever knows them
+    first = retriever(request_time=reads == "all")
+    both, read = TwoStage(first, ranker(interest, reads), filter_seen=False, depth=9).eval(), histories([6, 0, 3, 1])
+    read = replace(read, items=torch.tensor([1, 5, 20, 7, 8, 2, 20, 3, 1, 2]), asked=read.times)
+    same = copy.deepcopy(both)
+    assert same.ranker.item_embedding.item is not None
+    with torch.inference_mode():
+        same.ranker.item_embedding.item[never] = same.ranker.item_embedding.item[0].clone()
+        same.ranker.item_embedding.codes[:, never] = same.ranker.item_embedding.codes[:, :1].clone()
+        expected = same.scores(read)
+        plain = both.scores(read)
+        both.ranker.known[never] = False
+        torch.testing.assert_close(both.scores(read), expected)
+        assert both.ranker.item_embedding.item is not None
+        both.ranker.item_embedding.item[never] = 100.0
+        torch.testing.assert_close(both.scores(read), expected)
+        assert not torch.allclose(plain, expected)
+
+
+@pytest.mark.parametrize("filter_seen", [False, True])
+def test_stages_that_know_different_items_still_agree_with_the_order_by_hand(filter_seen: bool) -> None:
+    both, read = stages(6, filter_seen=filter_seen), histories([6, 0, 3], seed=5)
+    both.ranker.known[[2, 3, 5, 7, 12]] = False
+    with torch.inference_mode():
+        scores, expected = both.scores(read), by_hand(both, read)
+        for row, order in zip(scores, expected, strict=True):
+            assert sorted(order, key=lambda item: -float(row[item])) == order
+        new = [item for item in order[:6] if not both.ranker.known[item]]
+        assert len({float(scores[-1, item]) for item in new}) <= 1  # the ranker cannot tell them apart
 
 
 @pytest.mark.parametrize("filter_seen", [False, True])

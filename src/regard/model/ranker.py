@@ -191,7 +191,10 @@ class Ranker(nn.Module):
         return torch.sigmoid(logits if requests.log_rates is None else logits - requests.log_rates)
 
     def rank(self, histories: Histories, candidates: Tensor, offsets: Tensor, table: Tensor | None = None) -> Tensor:
-        """Logits (C,) of jagged candidates, each history being one request."""
+        """Logits (C,) of jagged candidates, each history being one request; unknown items read as such.
+
+        A retriever may find what the ranker knows nothing of: such candidates all get the logit of the unknown item.
+        """
         count = len(histories)
         users = histories.users if histories.users is not None else histories.offsets.new_zeros(count)
         spans = torch.stack([torch.zeros_like(histories.lengths), histories.lengths], 1)
@@ -207,7 +210,7 @@ class Ranker(nn.Module):
             users=users,
             moments=_moments(histories) if self.request_time else None,
         )
-        logits: Tensor = self(requests, table=table).logits[:, 0].float()
+        logits: Tensor = self(self.readable(requests), table=table).logits[:, 0].float()
         return logits
 
     def scores(self, histories: Histories) -> Tensor:

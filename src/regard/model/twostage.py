@@ -17,7 +17,8 @@ DEPTH = 500
 class TwoStage(nn.Module):
     """The retriever's best `depth` items of a history re-ranked, all others below them in the retriever's order.
 
-    With `filter_seen` the items of the history do not count among the `depth`.
+    With `filter_seen` the items of the history do not count among the `depth`. What may be found is what the retriever
+    knows; of these, items that the ranker knows nothing of are the unknown item to it, in histories as well.
     """
 
     def __init__(self, retriever: Retriever, ranker: Ranker, *, filter_seen: bool, depth: int = DEPTH) -> None:
