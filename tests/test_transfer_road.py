@@ -21,6 +21,7 @@ from regard.data.store import Dataset
 from regard.errors import InputError, SettingsError
 from regard.recommend.additions import Additions
 from regard.recommend.recommender import Recommender
+from regard.recommend.run import Run
 
 MODES = ["init", "frozen", "fuse", "gate"]
 
@@ -204,6 +205,39 @@ def test_items_without_a_vector_get_one_later(tmp_path: Path) -> None:
     recommender = Recommender(path, dataset)
     assert len(recommender.run.items) == 28
     assert recommender.model.known[-2:].tolist() == [True, False]
+
+
+def test_a_ranker_without_vectors_takes_what_its_retriever_finds(tmp_path: Path) -> None:
+    """It reads new items as the unknown one: they share a score, which is that of no row that was never trained."""
+    dataset, vectors = clubs(users=20)
+    once = {"train.epochs": "1"}
+    first = pipeline.train(dataset, small("gate", **once), tmp_path / "first", vectors=vectors)
+    own = small("auto", **once, **{"model.name": "ranker"})
+    run = pipeline.train(dataset, own, tmp_path / "pair", retriever=first)
+    table = pa.table({"id": ["a", "b", "c"]})
+    report = pipeline.add_items(run, table, {"a": vectors["new tea"], "b": vectors["new ale"]})
+    assert (report["added"], report["without_vector"]) == (3, 1)
+    recommender = Recommender(run.path, dataset)
+    found = recommender.recommend(history=["ale 1", "a", "new tea"], k=40, seen="keep").items
+    assert len(found) == 26 + 2
+    scores = {one.item: one.score for one in found}
+    assert scores["a"] == scores["b"] == scores["new tea"] == scores["new ale"]
+    assert "c" not in scores
+    without = recommender.recommend(history=["ale 1", "b", "new ale"], k=40, seen="keep").items
+    assert {one.item: one.score for one in without} == scores  # in a history too
+    assert pipeline.add_items(run, table, {"c": vectors["new ale"]})["completed"] == 1
+    assert "c" in {one.item for one in Recommender(run.path, dataset).recommend(history=["ale 1"], k=40).items}
+
+
+def test_a_retriever_without_vectors_could_never_find_what_is_added(tmp_path: Path) -> None:
+    dataset, vectors = clubs(users=5)
+    once = {"train.epochs": "1"}
+    first = pipeline.train(dataset, small("auto", **once), tmp_path / "first")
+    own = small("gate", **once, **{"model.name": "ranker"})
+    run = pipeline.train(dataset, own, tmp_path / "pair", vectors=vectors, retriever=first)
+    with pytest.raises(InputError, match="the retriever of this run was trained without pretrained vectors"):
+        pipeline.add_items(run, pa.table({"id": ["a"]}), {"a": vectors["new tea"]})
+    assert Run.open(run.path).added is None
 
 
 def test_an_interrupted_addition_to_two_stages_leaves_rows_where_they_belong(

@@ -30,7 +30,7 @@ from regard.manifest import check_free, damaged_files, locked, new_file
 from regard.model.baseline import BASELINES
 from regard.model.models import FACTORIZATION, TRAINED, check_name
 from regard.recommend.additions import FOLDER as ADDED
-from regard.recommend.additions import VectorMaker, added
+from regard.recommend.additions import VectorMaker, added, added_to_stages
 from regard.recommend.recommender import Recommendation, Recommender
 from regard.recommend.run import KIND, OWN, PROGRESS, Run, save_run
 from regard.training.baselines import choose
@@ -272,7 +272,7 @@ def add_items(
     """Add items to the catalogue of a run by their pretrained vectors, without training; say what was done.
 
     Args:
-        run: a run that was trained with pretrained vectors, or its folder.
+        run: a run that was trained with pretrained vectors, or its folder; of two stages, the retriever has to be.
         items: a table of items: a path, or what `read_items` takes.
         vectors: where the vectors of these items are; None = where the run has those of the others from.
         ids: whose rows they are, for formats that do not say it themselves.
@@ -281,21 +281,22 @@ def add_items(
     path = run.path if isinstance(run, Run) else Path(run)
     with locked(Run.open(path).path):
         run = Run.open(path)  # another process may have added items before the lock
-        table = _items_for(run, items)
-        found, report = added(run.path, run.items, table, vectors, before=run.added, ids=ids, trust=trust)
-        first = run.retriever
-        if first is not None and VectorMaker.open(first.path) is not None:
-            # a process that was killed may have written more there than here
-            theirs = None if first.added is None else first.added.first(len(run.added or ()))
-            added(first.path, run.items, table, vectors, before=theirs, ids=ids, trust=trust)[0].save(first.path)
+        table, first = _items_for(run, items), run.retriever
+        told: dict[str, Any] = {"before": run.added, "ids": ids, "trust": trust}
+        if first is None:
+            found, report = added(run.path, run.items, table, vectors, **told)
+        else:
+            theirs, found, report = added_to_stages(first.path, run.path, run.items, table, vectors, **told)
+            theirs.save(first.path)
         found.save(run.path)
     return {"run": str(run.path), **report}
 
 
 def _items_for(run: Run, items: Any) -> pa.Table:
-    """Read a table of items with the columns that the run's vectors are made of."""
-    maker = VectorMaker.open(run.path)
-    wanted = () if maker is None else tuple(one for one in maker.recipe.columns if one not in ("title", "text"))
+    """Read a table of items with the columns that the vectors of the run, and of its retriever, are made of."""
+    makers = [VectorMaker.open(one.path) for one in (run, run.retriever) if one is not None]
+    columns = dict.fromkeys(name for one in makers if one is not None for name in one.recipe.columns)
+    wanted = tuple(name for name in columns if name not in ("title", "text"))
     if isinstance(items, ItemSource):
         return read_items(replace(items, columns=replace(items.columns, attributes=wanted)))
     return read_items(items, attributes=wanted)

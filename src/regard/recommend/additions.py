@@ -199,3 +199,35 @@ def added(
         "added_in_all": int(new.sum()) + len(before),
     }
     return before.and_(Additions(table, rows[fresh], told[fresh])), report
+
+
+def added_to_stages(
+    first: Path,
+    second: Path,
+    catalogue: Vocabulary,
+    items: pa.Table,
+    source: Any = None,
+    *,
+    before: Additions | None,
+    **options: Any,
+) -> tuple[Additions, Additions, dict[str, Any]]:
+    """Make vectors as `added` does, for a retriever in `first` and the ranker behind it in `second`.
+
+    The report is that of the retriever, as only what it knows is ever recommended. A ranker without pretrained vectors
+    reads all that is added as the unknown item. `before` is what the ranker had; a process that was killed may have
+    written more beside the retriever.
+
+    Raises:
+        InputError: the retriever has no pretrained vectors, so it could find no new item.
+    """
+    if VectorMaker.open(first) is None:
+        raise InputError(
+            f"{second}: the retriever of this run was trained without pretrained vectors, so it could never find an "
+            "item without events; train it with --vectors, or train both again on a dataset with the new events"
+        )
+    theirs = Additions.open(first)
+    theirs = None if theirs is None else theirs.first(len(before or ()))
+    found, report = added(first, catalogue, items, source, before=theirs, **options)
+    if VectorMaker.open(second) is None:
+        return found, found.unknown(), report
+    return found, added(second, catalogue, items, source, before=before, **options)[0], report
