@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
+from regard.data import vectortable
 from regard.data.vectors import read_vectors
 from regard.data.vectortable import read_ids
 from regard.errors import InputError
@@ -157,6 +158,31 @@ def test_parquet_rows_without_id_or_vector_are_counted(tmp_path: Path) -> None:
         pq.write_table(pa.table(columns), path)
         with pytest.raises(InputError, match=words):
             read_vectors(path, ["a"])
+
+
+@pytest.mark.parametrize("fixed", [False, True])
+@pytest.mark.parametrize("given", ["last", "first", "middle", "ends", "none"])
+def test_pieces_of_a_parquet_file_without_any_vector_are_skipped_and_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str, fixed: bool
+) -> None:
+    """A piece is what is read at once: of 16,384 rows, here of 4."""
+    monkeypatch.setattr(vectortable, "_CHUNK", 4)
+    told = {"last": {9}, "first": {0, 3}, "middle": {5, 6}, "ends": {1, 9}, "none": set()}[given]
+    column = pa.array(
+        [[float(at), -1.0] if at in told else None for at in range(10)],
+        pa.list_(pa.float32(), 2) if fixed else pa.list_(pa.float32()),
+    )
+    path = tmp_path / "v"
+    pq.write_table(pa.table({"id": [f"i{at}" for at in range(10)], "vector": column}), path)
+    if not told:
+        with pytest.raises(InputError, match="none of its 10 rows has both an id and a vector"):
+            read_vectors(path, ["i1"])
+        return
+    found = read_vectors(path, [f"i{at}" for at in range(10)])
+    assert set(np.flatnonzero(found.known).tolist()) == told
+    assert found.matrix[found.known].tolist() == [[float(at), -1.0] for at in sorted(told)]
+    assert (found.report.read, found.report.found) == (10, len(told))
+    assert found.report.notes == (f"{10 - len(told)} rows have no id or no vector",)
 
 
 def test_what_is_not_a_file_of_vectors_is_refused(tmp_path: Path) -> None:

@@ -111,6 +111,8 @@ def read_parquet(path: Path, rows: Rows) -> None:
             missing += _keep_batch(batch.column(names[0]), batch.column(names[1]), rows)
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"cannot read {path}: {str(error).splitlines()[0]}") from None
+    if missing and missing == rows.read:
+        raise InputError(f"{path}: none of its {missing:,} rows has both an id and a vector")
     if missing:
         rows.notes.append(f"{missing:,} rows have no id or no vector")
 
@@ -145,10 +147,13 @@ def _keep(
 def _keep_batch(keys: pa.Array, lists: pa.Array, rows: Rows) -> int:
     """Keep wanted rows of a piece of a table; return how many have no id or no vector."""
     whole = np.asarray(keys.is_valid()) & np.asarray(lists.is_valid())
+    if not whole.any():
+        rows.read += len(whole)
+        return len(whole)
     keys, lists = keys.filter(pa.array(whole)), lists.filter(pa.array(whole))
     numbers = np.flatnonzero(whole) + rows.read + 1
     lengths = np.asarray(lists.value_lengths())
-    if not rows.matrix.shape[1] and len(lengths):
+    if not rows.matrix.shape[1]:
         rows.widen(int(lengths[0]))
     uneven = np.flatnonzero(lengths != rows.matrix.shape[1])
     if uneven.size:
