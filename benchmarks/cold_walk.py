@@ -23,6 +23,7 @@ from regard.model.zeroshot import RawCosine
 from regard.recommend.run import Run
 from regard.train.loop import choose_device, set_threads
 from regard.training.protocol import Protocol
+from regard.training.sizes import by_size
 from regard.transfer import cells as kept_ranks
 from regard.transfer.measure import Asked
 from regard.transfer.ways import ID_ONLY, POPULAR, RAW, UNIFORM, Plan, plan
@@ -67,7 +68,8 @@ class Walk:
     def trained(self, way: str, seed: int) -> kept_ranks.Cell | None:
         """A training and its ranks on test; None where it broke."""
         settings, vectors = self.plan.settings(way, 1.0, seed), None if way == ID_ONLY else self.knowledge.fingerprint
-        name = kept_ranks.cell_name(way, 1.0, seed, self.dataset.fingerprint, vectors, settings)
+        complete = by_size(Protocol.of(self.dataset, settings), vectors=way != ID_ONLY)[0]
+        name = kept_ranks.cell_name(way, 1.0, seed, self.dataset.fingerprint, vectors, complete)
         task = {"do": "measure", "set": self.log.name, "way": way, "model": MODEL, "split": SPLIT, "seed": seed}
         task |= {"fingerprint": self.dataset.fingerprint, "settings": told_of(settings)}
         task["vectors"] = None if way == ID_ONLY else str(self.asked.vectors)

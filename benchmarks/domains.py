@@ -34,7 +34,7 @@ from regard.manifest import locked
 from regard.model.zeroshot import RawCosine
 from regard.recommend.run import WEIGHTS, Run
 from regard.training.protocol import Protocol
-from road import DATA, Cell, prepared, run, settings_for, told_of, write_results
+from road import DATA, Cell, prepared, read_by, run, settings_for, told_of, write_results
 from road_sets import SETS, RealSet
 from road_tables import averaged, front
 
@@ -97,8 +97,7 @@ class Walk:
     def cell(self, shop: Shop, label: str, settings: Settings, start: Path | None, vectors: str | None) -> Cell:
         """Where a measurement is kept, by all that it depends on: the weights it starts from, too."""
         begun = None if start is None else Run.open(start).manifest["files"][WEIGHTS]["sha256"]
-        told = settings.model_dump(mode="json")
-        depends = json.dumps([shop.log["fingerprint"], told, begun, vectors], sort_keys=True)
+        depends = json.dumps([shop.log["fingerprint"], read_by(settings), begun, vectors], sort_keys=True)
         key = hashlib.blake2b(depends.encode(), digest_size=6).hexdigest()
         task = {"model": settings.model.name, "split": SPLIT, "seed": settings.train.seed, "vectors": vectors}
         task |= {"fingerprint": shop.log["fingerprint"], "from": begun}

@@ -27,7 +27,7 @@ from regard.evaluate.report import protocol_lines
 from regard.evaluate.result import Result
 from regard.manifest import locked
 from regard.recommend.run import Run
-from road import DATA, Cell, prepared, run, settings_for, told_of, write_results
+from road import DATA, Cell, prepared, read_by, run, settings_for, told_of, write_results
 from road_sets import SETS
 from road_tables import averaged, front
 
@@ -77,8 +77,9 @@ def cells(log: dict[str, Any], asked: argparse.Namespace) -> Iterator[tuple[str,
 
 
 def cell_of(work: Path, fingerprint: str, settings: Settings) -> Cell:
-    told = settings.model_dump(mode="json")
-    key = hashlib.blake2b(json.dumps([fingerprint, told], sort_keys=True).encode(), digest_size=6).hexdigest()
+    key = hashlib.blake2b(
+        json.dumps([fingerprint, read_by(settings)], sort_keys=True).encode(), digest_size=6
+    ).hexdigest()
     name = f"rows-{settings.model.hash_rows or 'exact'}-seed-{settings.train.seed}-{key}"
     task = {"model": "self-attention", "split": settings.data.split, "seed": settings.train.seed}
     return Cell(

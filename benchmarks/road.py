@@ -28,6 +28,7 @@ from regard.config import Settings
 from regard.data.sources import Recipe, find_files
 from regard.errors import RegardError
 from regard.manifest import locked, new_file, read_json
+from regard.training.sizes import RULE
 from road_sets import SETS, RealSet
 from road_tables import Chapter, front, into_docs, page, raw
 
@@ -67,7 +68,8 @@ def read_by(settings: Settings) -> dict[str, Any]:
     if settings.model.name in BASELINES:
         read["model"] = {"name": settings.model.name}
         read["train"] = {key: read["train"][key] for key in ("metric", "device", "threads")}
-    return read
+        return read
+    return {**read, "told": told_of(settings), "rule": RULE}  # the rest follows from the size of the data
 
 
 def told_of(settings: Settings) -> dict[str, Any]:

@@ -147,7 +147,7 @@ def measured(asked: argparse.Namespace, settings: Settings) -> dict[str, Any]:
         with meter:
             for batch in few:
                 steps._step(batch)
-    targets = sum(len(batch.targets) for batch in few)
+    targets = sum(int((batch.targets > 0).sum()) + int((batch.first_targets > 0).sum()) for batch in few)
     kinds: dict[str, Cost] = defaultdict(Cost)
     names: dict[str, Counter[str]] = defaultdict(Counter)
     for name, cost in meter.costs.items():

@@ -76,8 +76,23 @@ def test_other_models_keep_their_defaults(name: str) -> None:
     assert complete.train == Settings().train
 
 
-def test_a_model_without_a_table_has_no_rate_for_one() -> None:
-    assert "train.table_rate" not in decided("model.transfer=frozen")[1]
+@pytest.mark.parametrize(
+    ("transfer", "rates"),
+    [
+        ("auto", {"train.table_rate": 10.0}),
+        ("gate", {"train.table_rate": 10.0}),
+        ("fuse", {"train.table_rate": 10.0}),
+        ("init", {"train.vectors_rate": 1.0}),
+        ("frozen", {}),
+    ],
+)
+def test_rates_fit_the_way_in_which_item_vectors_start(transfer: str, rates: dict[str, float]) -> None:
+    """Without vectors a way of transfer says nothing: the table starts from chance."""
+    settings = Settings().changed(["data.split=leave-one-out", f"model.transfer={transfer}"])
+    protocol = Protocol.of(shop(), settings)
+    common = {"train.epochs": 800, "model.dropout": 0.5, "train.learning_rate": 0.001}
+    assert by_size(protocol, vectors=True)[1]["decided"] == {**common, **rates}
+    assert by_size(protocol)[1]["decided"] == {**common, "train.table_rate": 10.0}
 
 
 def test_large_catalogues_sample_negatives(monkeypatch: pytest.MonkeyPatch) -> None:

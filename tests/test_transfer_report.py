@@ -277,6 +277,24 @@ def test_other_vectors_use_the_trainings_without_vectors_again(tmp_path: Path, t
             assert one["metrics"]["ndcg@5"]["low"] is None
 
 
+def test_told_at_the_default_is_another_training_than_not_told(tmp_path: Path, trainings: list[str]) -> None:
+    """What nobody told follows from the size of the data, so it may be something else than the default."""
+    dataset, vectors = clubs()
+    untold = small(**{"train.epochs": "1"}).model_dump(mode="json", exclude_unset=True)
+    del untold["train"]["learning_rate"]
+    for change, count in (([], 4), (["train.table_rate=1.0", "train.learning_rate=0.002"], 8)):
+        settings = Settings.of(untold).changed(change)
+        transfer_report(dataset, settings, tmp_path / "report", vectors=vectors, shares=(1,), modes=("init",))
+        assert len(trainings) == count
+
+
+def test_the_rate_of_a_table_is_not_for_the_way_that_has_none(tmp_path: Path, trainings: list[str]) -> None:
+    dataset, vectors = clubs()
+    settings = small(**{"train.epochs": "1", "train.table_rate": "3"})
+    transfer_report(dataset, settings, tmp_path / "report", vectors=vectors, shares=(1,), modes=("frozen", "gate"))
+    assert len(trainings) == 5
+
+
 def row(low: float | None, high: float | None) -> dict[str, float | None]:
     return {"low": low, "high": high, "difference": 0.1, "relative": 0.1}
 

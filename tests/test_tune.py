@@ -307,6 +307,16 @@ def test_a_search_that_was_stopped_proposes_the_same(
     assert len(train.asked) == 2
 
 
+def test_all_ways_of_transfer_can_be_tried(dataset: Dataset, tmp_path: Path) -> None:
+    told = Settings().changed(["model.name=mean", "model.width=8", "data.split=leave-one-out", "train.threads=1"])
+    told = told.changed(["train.epochs=1", "evaluate.bootstrap=0"])
+    rng = np.random.default_rng(0)
+    vectors = {dataset.items.id(at + 1): rng.normal(size=8).tolist() for at in range(dataset.n_items)}
+    search = ["model.transfer=init,frozen,fuse,gate"]
+    found = tune(dataset, told, tmp_path / "tuned", trials=4, search=search, vectors=vectors)
+    assert [one.reason for one in found.trials] == [None] * 4
+
+
 def test_passes_follow_from_the_data_wherever_what_was_found_trains(
     dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

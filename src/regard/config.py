@@ -161,12 +161,17 @@ class TrainSettings(Section):
     table_rate: float = Field(
         1.0,
         gt=0,
-        description="learning rate of a retriever's item table, as a multiple of all others; 10 if neither is told",
+        description="learning rate of a retriever's item table that starts from chance, as a multiple of all others; "
+        "10 if neither is told",
     )
     learning_rate: float = Field(2e-3, gt=0, description="peak learning rate; retrievers: by size")
     weight_decay: float = Field(0.0, ge=0, description="decay of matrices and embeddings")
     warmup: float = Field(0.05, ge=0, lt=1, description="share of all steps with rising learning rate; cosine after it")
-    vectors_rate: float = Field(0.1, ge=0, description="init: learning rate of item vectors, as a share of all others")
+    vectors_rate: float = Field(
+        0.1,
+        ge=0,
+        description="init: learning rate of item vectors, as a multiple of all others; retrievers: 1 if neither is told",
+    )
     freeze: float = Field(0.0, ge=0, lt=1, description="init: share of all steps before item vectors are learned on")
     clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
     validations: int = Field(24, ge=1, description="looks at validation, at most; spread evenly over the epochs")

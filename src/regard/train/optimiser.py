@@ -81,7 +81,8 @@ class RowWiseAdam(torch.optim.Adam):
 def build_optimiser(model: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
     """Decay draws matrices and tables of vectors towards zero; norms, biases and single vectors are left alone.
 
-    What started from pretrained vectors has a share of its learning rate, and no decay: it should stay near them.
+    What started from pretrained vectors has a rate of its own, and no decay: it should stay near them. Decay of all
+    others is the same, whatever the rate of tables.
 
     Raises:
         SettingsError: tables are to be learned in a way of their own, and the model has none for it.
@@ -96,9 +97,13 @@ def build_optimiser(model: nn.Module, settings: TrainSettings) -> torch.optim.Op
         how = {"rows": table and rows, "fused": not (table and rows)}
         share = settings.table_rate if table else 1.0
         also = {"share": share, "started": False, **how}
-        first = {"share": share * settings.vectors_rate, "started": True, **how}
+        first = {"share": settings.vectors_rate, "started": True, **how}
         groups += [
-            {"params": [each for each in plain if each.ndim > 1], "weight_decay": settings.weight_decay, **also},
+            {
+                "params": [each for each in plain if each.ndim > 1],
+                "weight_decay": settings.weight_decay / share,
+                **also,
+            },
             {"params": [each for each in plain if each.ndim <= 1], "weight_decay": 0.0, **also},
             {"params": [each for each in mine if id(each) in started], "weight_decay": 0.0, **first},
         ]

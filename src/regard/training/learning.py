@@ -52,7 +52,7 @@ def learn(
     `fitted`, `fitted_users`: pretrained vectors for its items and users to start from. `start`: the run whose weights
     it goes on from.
     """
-    settings, size = by_size(protocol)
+    settings, size = by_size(protocol, vectors=fitted is not None)
     protocol, dataset = replace(protocol, settings=settings), protocol.dataset
     check_learnable(dataset, settings)
     set_threads(settings.train.threads)

@@ -18,6 +18,10 @@ _SPARSE = 20.0
 _DROPOUT = ((_SPARSE, 0.5), (100.0, 0.3), (np.inf, 0.2))
 """Below so many targets an item: so much dropout."""
 _TABLE_RATE, _SPARSE_RATE = 10.0, 1e-3
+_VECTORS_RATE = 1.0
+"""Of a table that starts from pretrained vectors: what was learned on words is not to be forgotten in a few steps."""
+RULE = 2
+"""Raised with every change of the rule, so that what is kept under its settings is not taken for the same."""
 _LARGE, _NEGATIVES = 50_000, 2048
 """From so many items on the softmax is over so many negatives a batch."""
 
@@ -54,8 +58,11 @@ class Size:
         return next(share for most, share in _DROPOUT if self.density < most)
 
 
-def by_size(protocol: Protocol) -> tuple[Settings, dict[str, Any]]:
-    """Return settings complete for this size of data, and what was decided; what was told is left alone."""
+def by_size(protocol: Protocol, *, vectors: bool = False) -> tuple[Settings, dict[str, Any]]:
+    """Return settings complete for this size of data, and what was decided; what was told is left alone.
+
+    `vectors`: whether items start from pretrained ones, in the way of `model.transfer`.
+    """
     settings = protocol.settings
     if settings.model.name not in ENCODERS or settings.train.zero_shot:
         return settings, {}
@@ -64,15 +71,23 @@ def by_size(protocol: Protocol) -> tuple[Settings, dict[str, Any]]:
     wanted: dict[str, Any] = {"train.epochs": size.epochs, "model.dropout": size.dropout}
     if settings.train.epochs == 0:
         told -= {"train.epochs"}
-    if settings.model.transfer != "frozen" and "train.learning_rate" not in told:  # it has no table; it is for both
-        wanted["train.table_rate"] = _TABLE_RATE
-        if "train.table_rate" not in told and size.density < _SPARSE:
+    if "train.learning_rate" not in told:  # the rates go together
+        rates = _rates(settings.model.transfer if vectors else "")
+        wanted |= rates
+        if size.density < _SPARSE and not told & set(rates):
             wanted["train.learning_rate"] = _SPARSE_RATE
     if size.items >= _LARGE and "model.negatives" not in told:
         wanted |= {"model.negatives": _NEGATIVES, "model.negative_sampling": "mixed"}
     decided = {name: value for name, value in wanted.items() if name not in told}
     complete = settings.changed([f"{name}={value}" for name, value in decided.items()])
     return complete, {**asdict(size), "decided": decided} if decided else {}
+
+
+def _rates(transfer: str) -> dict[str, Any]:
+    """The rate of item vectors: of a table that starts by chance, from pretrained vectors, or of none."""
+    if transfer == "frozen":
+        return {}
+    return {"train.vectors_rate": _VECTORS_RATE} if transfer == "init" else {"train.table_rate": _TABLE_RATE}
 
 
 def size_line(found: dict[str, Any]) -> str:

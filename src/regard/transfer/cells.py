@@ -37,7 +37,7 @@ class Cell:
 
 
 def cell_name(way: str, share: float, seed: int, dataset: str, vectors: str | None, settings: Settings) -> str:
-    """Name a cell; `dataset` and `vectors` are fingerprints."""
+    """Name a cell; `dataset` and `vectors` are fingerprints, `settings` complete, as the size of the data asks."""
     body = {"dataset": dataset, "vectors": vectors, "settings": settings.model_dump(mode="json")}
     key = hashlib.blake2b(json.dumps(body, sort_keys=True).encode(), digest_size=6).hexdigest()
     return f"{way.replace(' ', '-')}-{share:g}-{seed}-{key}"

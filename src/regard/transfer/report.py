@@ -26,6 +26,7 @@ from regard.model.transfer import MODES
 from regard.model.zeroshot import RawCosine
 from regard.train.loop import choose_device, set_threads
 from regard.training.protocol import Protocol
+from regard.training.sizes import by_size
 from regard.transfer.cells import Cell, cell_name, keep, kept
 from regard.transfer.findings import compared, percent, sentences
 from regard.transfer.measure import Asked
@@ -155,7 +156,8 @@ class _Walk:
         """A cell that is kept, or a new one: a training, then ranks of its best weights."""
         settings, vectors = self.plan.settings(way, share, seed, best), dealt(way, self.knowledge, seed)
         fingerprint = None if vectors is None else vectors.fingerprint
-        name = cell_name(way, share, seed, self.dataset.fingerprint, fingerprint, settings)
+        complete = by_size(Protocol.of(self.dataset, settings), vectors=vectors is not None)[0]
+        name = cell_name(way, share, seed, self.dataset.fingerprint, fingerprint, complete)
         self.done += 1
         title = f"{self.done}/{self.plan.trainings}  {way}, {percent(share)} of users, seed {seed}"
         if found := kept(self.out / CELLS, name):

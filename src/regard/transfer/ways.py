@@ -21,6 +21,7 @@ REFERENCES = (RAW, POPULAR, UNIFORM)
 """What is not trained."""
 
 _OF_VECTORS = {"model": ("transfer", "softness", "id_width", "id_dropout"), "train": ("vectors_rate", "freeze")}
+_OF_TABLE = {"train": ("table_rate", "table_optimizer")}
 _ALIKE = ("data", "evaluate")  # sections of settings that say what is asked
 
 
@@ -53,7 +54,8 @@ class Plan:
         given = [f"data.keep={share}", f"train.seed={seed}", "evaluate.bootstrap=0"]
         if mode == ID_ONLY:
             return _without_vectors(self.own[ID_ONLY]).changed(given)
-        return self.own[mode].changed([*given, f"model.transfer={mode}"])
+        own = _without_table(self.own[mode]) if mode == "frozen" else self.own[mode]
+        return own.changed([*given, f"model.transfer={mode}"])
 
     def reference(self, share: float) -> Settings:
         """Settings of what is not trained: only what is asked matters."""
@@ -143,8 +145,17 @@ def _alike(first: Settings, other: Settings, way: str) -> None:
 
 def _without_vectors(settings: Settings) -> Settings:
     """Leave out what only vectors read, so that a finished training serves whatever the vectors are."""
+    return _without(settings, _OF_VECTORS)
+
+
+def _without_table(settings: Settings) -> Settings:
+    """Leave out what is said of a table of ids, which `frozen` has not."""
+    return _without(settings, _OF_TABLE)
+
+
+def _without(settings: Settings, names: Mapping[str, Sequence[str]]) -> Settings:
     body = settings.model_dump(mode="json", exclude_unset=True)
-    for section, keys in _OF_VECTORS.items():
+    for section, keys in names.items():
         body[section] = {key: value for key, value in body.get(section, {}).items() if key not in keys}
     return Settings.of(body)
 

@@ -78,7 +78,7 @@ def tune(
     settings = _checked(dataset, settings, trials)
     given = {name: one for name, one in (("vectors", vectors), ("user_vectors", user_vectors)) if one is not None}
     space = space_of(settings, search, vectors=bool(given))
-    settings = _begun(dataset, settings, space)
+    settings = _begun(dataset, settings, space, vectors="vectors" in given)
     studies = _optuna()
     out = Path(out)
     check_free(out, KIND, _OWN)
@@ -93,9 +93,14 @@ def tune(
         return searching.found()
 
 
-def _begun(dataset: Dataset, settings: Settings, space: Mapping[str, Dimension]) -> Settings:
-    """Where the search begins: what nobody told, by size. Passes stay open, as what is found may train on less data."""
-    sized = by_size(Protocol.of(dataset, settings))[0]
+def _begun(dataset: Dataset, settings: Settings, space: Mapping[str, Dimension], *, vectors: bool) -> Settings:
+    """Where the search begins: what nobody told, by size. Passes stay open, as what is found may train on less data.
+
+    All of it stays open where ways of transfer are searched, for each has rates of its own.
+    """
+    if "model.transfer" in space:
+        return settings
+    sized = by_size(Protocol.of(dataset, settings), vectors=vectors)[0]
     return sized if "train.epochs" in space else sized.changed([f"train.epochs={settings.train.epochs}"])
 
 

@@ -46,7 +46,7 @@ _TRANSFER = {
     "gate": (_SOFTNESS, "model.id_dropout=0..0.5"),
     "frozen": (_SOFTNESS,),
     "fuse": (_SOFTNESS, "model.id_width=0,16,32"),
-    "init": (_SOFTNESS, "train.vectors_rate=0.01..1,log", "train.freeze=0.0,0.1,0.3"),
+    "init": (_SOFTNESS, "train.vectors_rate=0.1..10,log", "train.freeze=0.0,0.1,0.3"),
 }
 """What each way of pretrained vectors reads of its own."""
 
@@ -162,7 +162,7 @@ def default_space(settings: Settings, vectors: bool) -> list[str]:
         _NARROW.get(model.name, _WIDTH),
         *_SHAPE.get(model.interest if model.name == "ranker" else model.name, ()),
     ]
-    if model.name in ENCODERS and model.transfer != "frozen":  # of a table that is learned
+    if model.name in ENCODERS and not (vectors and model.transfer in ("init", "frozen")):  # a table, from chance
         found.append("train.table_rate=1.0,3.0,10.0,30.0")
     if vectors:
         found += _TRANSFER["gate" if model.transfer == "auto" else model.transfer]
