@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
+import pyarrow.parquet as pq
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -70,6 +71,27 @@ def test_without_vectors_unmet_items_are_not_recommended(tmp_path: Path) -> None
     found = Recommender(tmp_path / "run", dataset).recommend(history=["tea 0"], k=26, seen="keep").items
     assert len(found) == 24
     assert not {one.item for one in found} & {"new tea", "new ale"}
+
+
+@pytest.mark.parametrize("name", ["mean", "matrix-factorization", "ranker"])
+def test_vectors_of_a_run_say_nothing_of_items_that_it_has_not_met(name: str, tmp_path: Path) -> None:
+    """A row that was never trained is random: who starts from it would take the item for known."""
+    dataset, vectors = clubs(users=20)
+    settings = small("gate", **{"train.epochs": "1", "model.name": name})
+    run = pipeline.train(dataset, settings, tmp_path / "run")
+    file = tmp_path / "vectors.parquet"
+    assert pipeline.vectors(run.path, file)["notes"] == ["2 items of which nothing is known have no vector"]
+    rows = {row["item"]: row for row in pq.read_table(file).to_pylist()}
+    table = run.stage().table.detach().numpy()  # type: ignore[union-attr]
+    for at, item in enumerate(dataset.items.array.to_pylist(), 1):
+        assert rows[item]["trained"] == ("new" not in item)
+        assert rows[item]["vector"] == (None if "new" in item else table[at].tolist())
+    again = pipeline.train(dataset, settings, tmp_path / "again", vectors=str(file))
+    assert again.manifest["vectors"]["items"] == [24, 26]
+    assert again.manifest["vectors"]["report"]["notes"] == ["2 rows have no id or no vector"]
+    assert again.stage().known.sum() == 24  # type: ignore[union-attr]
+    told = pipeline.train(dataset, settings, tmp_path / "told", vectors=vectors)
+    assert Recommender(told).vectors()["vector"].null_count == 0  # they are known by their vectors
 
 
 def test_a_frozen_start_stays_where_it_is(tmp_path: Path) -> None:

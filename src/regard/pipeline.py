@@ -325,8 +325,10 @@ def recommend_file(
 
 
 def vectors(run: str | Path, out: Path) -> dict[str, Any]:
-    """Write item vectors to a Parquet file."""
-    return _written(Recommender.open(run).vectors(), out, [])
+    """Write item vectors to a Parquet file; items of which nothing is known have none."""
+    table = Recommender.open(run).vectors()
+    missing = table["vector"].null_count
+    return _written(table, out, [f"{missing:,} items of which nothing is known have no vector"] * bool(missing))
 
 
 def _written(table: pa.Table, out: Path, notes: list[str]) -> dict[str, Any]:

@@ -90,7 +90,7 @@ def vectors(
     table: Annotated[Path | None, typer.Option("--out", help="Parquet file to write")] = None,
     as_json: Json = False,
 ) -> None:
-    """Write the learned item vectors to a Parquet file.
+    """Write the learned item vectors to a Parquet file; items of which nothing is known have none.
 
     Example: `regard vectors runs/first --out vectors.parquet`
     """

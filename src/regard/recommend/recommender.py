@@ -36,8 +36,8 @@ __all__ = ["Item", "Recommendation", "Recommender"]
 class Recommender:
     """Answers for known users (with the dataset) and for live histories (from the run alone).
 
-    Items without training events are in the catalogue, but the model knows nothing of them: it reads them as unknown
-    and never recommends them.
+    Every item is in the catalogue. Of one without training events the model knows what its pretrained vector says, and
+    recommends it by that; where there is none, it reads the item as unknown and never recommends it.
     """
 
     def __init__(self, run: Run | str | Path, dataset: Dataset | str | Path | None = None) -> None:
@@ -163,9 +163,10 @@ class Recommender:
         return Recommendation(items, short(k, len(items)))
 
     def vectors(self) -> pa.Table:
-        """Item vectors: columns item, vector (list of float32), trained (whether it had training events)."""
+        """Item vectors: columns item, vector (list of float32, null where nothing is known of the item), trained."""
         table = self._vectors()[1:].float().numpy()
-        flat = pa.FixedSizeListArray.from_arrays(pa.array(table.reshape(-1)), table.shape[1])
+        unknown = pa.array(~self.model.known[1:].numpy())
+        flat = pa.FixedSizeListArray.from_arrays(pa.array(table.reshape(-1)), table.shape[1], mask=unknown)
         ids = self.run.items.ids(np.arange(1, len(table) + 1))
         return pa.table({"item": ids, "vector": flat, "trained": self.run.counts[1:] > 0})
 
