@@ -98,3 +98,25 @@ def test_what_tells_vectors_apart() -> None:
 def test_vectors_that_know_nothing_are_refused(titles: bool) -> None:
     with pytest.raises(InputError, match=r"knows none of .*, such as '"):
         Knowledge.read(shop(titles), {"elsewhere": [1.0, 2.0]})
+
+
+def test_what_is_odd_in_a_source_is_told_before_training(tmp_path: Path) -> None:
+    file = tmp_path / "cut.vec"
+    file.write_text("9 2\nred 1.0 0.0\nshoe 2.0 2.0")
+    said = Knowledge.read(shop(), file).lines()[2:]
+    assert [line.startswith(f"note: {file}: the ") for line in said] == [True, True]
+    assert "promises 9 vectors, 2 came" in said[0]
+    assert "the last line has no end" in said[1]
+
+
+def test_where_vectors_were_read_holds_in_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = shop()
+    (tmp_path / "v.txt").write_text("a 1.0 2.0\nb 2.0 1.0\nu 3.0 4.0\n")
+    monkeypatch.chdir(tmp_path)
+    recipes = Knowledge.read(dataset, "v.txt", by="id").recipe, Knowledge.of_users(dataset, "v.txt").recipe
+    assert [one.source for one in recipes] == [str(tmp_path / "v.txt")] * 2
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    again = Knowledge.like(dataset, recipes[1], whose="users")
+    assert again.rows[int(dataset.users.index(["u"])[0])].tolist() == [3.0, 4.0]
+    assert Knowledge.of_users(dataset, {"u": [1.0]}).recipe.source is None

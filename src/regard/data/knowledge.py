@@ -163,8 +163,8 @@ class Knowledge:
             InputError: the source cannot be read, or knows none of the users.
         """
         found = read_vectors(source, dataset.users.array.to_pylist(), ids=ids, trust=trust)
-        where = str(source) if isinstance(source, str | Path) else None
-        return cls._of(found, np.diff(dataset.offsets), VectorRecipe(where, "id"), {"whose": "users"})
+        recipe = VectorRecipe(_where(source), "id")
+        return cls._of(found, np.diff(dataset.offsets), recipe, {"whose": "users"})
 
     @classmethod
     def _of(
@@ -228,7 +228,7 @@ class Knowledge:
         return digest.hexdigest()
 
     def lines(self) -> list[str]:
-        """Say in plain words what is known, before training begins."""
+        """Say in plain words what is known, and what was odd in the source, before training begins."""
         (known, everybody), (events, all_events) = self.facts[self.whose], self.facts["events"]
         source = self.facts["report"]["source"]
         means = {"id": "by id", "words": "by the words of an item", "text": "from the text of an item"}
@@ -236,7 +236,8 @@ class Knowledge:
             f"vectors of {self.width} values from {source}, {means[self.facts['by']]}: "
             f"{known:,} of {everybody:,} {self.whose}, {events / max(all_events, 1):.1%} of the events"
         )
-        return [first, *([self.facts["line"]] if "line" in self.facts else [])]
+        notes = [f"note: {source}: {one}" for one in self.facts["report"]["notes"]]
+        return [first, *([self.facts["line"]] if "line" in self.facts else []), *notes]
 
 
 def _unknown(texts: Mapping[str, str], source: str) -> Vectors:
