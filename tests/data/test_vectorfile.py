@@ -131,8 +131,28 @@ def test_words_that_are_not_utf8_are_counted(tmp_path: Path) -> None:
 def test_a_first_line_that_promises_otherwise_is_noted(tmp_path: Path) -> None:
     found = read_vectors(file_of(tmp_path, b"5 3\n" + text_of(WORDS)), ["the"])
     assert found.report.notes == ("the first line promises 5 vectors, 3 came",)
-    cut = read_vectors(file_of(tmp_path, text_of(WORDS)[:-1]), ["the"])
-    assert "the last line has no end" in cut.report.notes[0]
+
+
+NO_END = "the last line has no end: if the file was cut off there, its last number is wrong"
+
+
+@pytest.mark.parametrize("head", [b"", b"3 3\n", b"\xef\xbb\xbf3 3\n"])
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_a_last_line_without_an_end_may_be_cut_and_is_noted(
+    tmp_path: Path, head: bytes, pack: Callable[[bytes], bytes]
+) -> None:
+    """Nothing tells a file that was cut inside its last number from one that was written so."""
+    words = {**WORDS, "last": [1.25, 2.5, 3.125]}
+    whole = head.replace(b"3 3", b"4 3") + text_of(words)
+    ended = read_vectors(file_of(tmp_path, pack(whole)), words)
+    bare = read_vectors(file_of(tmp_path, pack(whole[:-1])), words)
+    cut = read_vectors(file_of(tmp_path, pack(whole[:-3])), words)
+    assert (ended.report.notes, bare.report.notes, cut.report.notes) == ((), (NO_END,), (NO_END,))
+    np.testing.assert_array_equal(bare.matrix, ended.matrix)
+    np.testing.assert_array_equal(cut.matrix[:-1], ended.matrix[:-1])
+    assert cut.matrix[-1].tolist() == [1.25, 2.5, np.float32(3.1)]
+    promised = read_vectors(file_of(tmp_path, b"5 3\n" + text_of(WORDS)[:-1]), words)
+    assert promised.report.notes == ("the first line promises 5 vectors, 3 came", NO_END)
 
 
 REFUSED = {
@@ -220,6 +240,9 @@ def test_real_files(
         lines = [line.split(" ") for line in path.read_bytes().decode("utf-8", "replace").split("\n")]
         rows = {line[0]: line[1 : width + 1] for line in lines if len(line) > 2}
         np.testing.assert_array_equal(found.matrix[:-1], np.array([rows[word] for word in there]).astype(np.float32))
+        assert (NO_END in report.notes) == (not path.read_bytes().endswith(b"\n"))
+        last = [line[0] for line in lines if len(line) > 2][-1]  # what ends without a line end is read as it stands
+        np.testing.assert_array_equal(read_vectors(path, [last]).matrix, np.array([rows[last]]).astype(np.float32))
 
 
 def test_the_same_vectors_in_text_and_binary(real_data: Callable[[str], Path]) -> None:

@@ -142,7 +142,7 @@ def _read_text(path: Path, kind: Kind, rows: Rows) -> None:
     rows.read = number - skipped
     if kind.entries not in (None, rows.read):
         rows.notes.append(f"the first line promises {kind.entries:,} vectors, {rows.read:,} came")
-    elif kind.entries is None and not ended:
+    if not ended:
         rows.notes.append("the last line has no end: if the file was cut off there, its last number is wrong")
 
 
