@@ -32,18 +32,30 @@ def built(mode: str, **changes: object) -> tuple[ItemTable, Tensor]:
     return table, rows
 
 
+def start_of(rows: Tensor) -> Tensor:
+    start = torch.zeros(len(rows), WIDTH, dtype=rows.dtype)
+    start[:, : rows.shape[1]] = rows[:, :WIDTH]
+    return start
+
+
 def adapted(table: ItemTable, rows: Tensor) -> Tensor:
     adapter = table.pretrained.adapter  # type: ignore[union-attr]
-    first, _, _, second, norm = adapter.layers
-    hidden = functional.gelu(rows @ first.weight.T + first.bias) @ second.weight.T + second.bias
+    first, _, _, second = adapter.layers
+    norm = adapter.norm
+    hidden = start_of(rows) + functional.gelu(rows @ first.weight.T + first.bias) @ second.weight.T + second.bias
     centred = hidden - hidden.mean(1, keepdim=True)
     scaled = centred / (centred.pow(2).mean(1, keepdim=True) + norm.eps).sqrt()
     return torch.where(TOLD[:, None], scaled * norm.weight + norm.bias, adapter.nothing)
 
 
 def test_frozen_is_the_adapter_and_nothing_else() -> None:
+    """It starts as what the vectors say; the test of its layers is of others, as those of the start are 0."""
     table, rows = built("frozen")
     assert table.item is None
+    alike = functional.cosine_similarity(table()[TOLD], functional.layer_norm(start_of(rows), [WIDTH])[TOLD])
+    torch.testing.assert_close(alike, torch.ones_like(alike))
+    for each in table.parameters():
+        torch.nn.init.normal_(each)
     torch.testing.assert_close(table(), adapted(table, rows))
     assert not any(name.startswith("item") for name, _ in table.named_parameters())
 
@@ -64,7 +76,8 @@ def test_gate_weighs_the_vector_by_how_seldom_an_item_was_met() -> None:
     table, rows = built("gate")
     assert table.item is not None
     with torch.no_grad():
-        table.item.normal_()
+        for each in table.parameters():
+            each.normal_()
     mean = (4 + 1 + 7 + 3 + 5) / 5
     gate = torch.tensor([mean / (count + mean) for count in COUNTS.tolist()], dtype=torch.float64)
     torch.testing.assert_close(table(), table.item + gate[:, None] * adapted(table, rows))

@@ -1,7 +1,7 @@
 """Four ways for item vectors to start from pretrained ones; all end as one table, for scoring and for export.
 
     init    the table starts from the vectors and is learned on
-    frozen  vectors through a two-layer adapter; no ids
+    frozen  vectors and what a two-layer adapter makes of them; no ids
     fuse    whitened vectors, frozen, beside a short learned id (AlphaFuse: Hu et al. 2025, arXiv 2504.19218)
     gate    an id plus the adapted vector, which counts the more the fewer training events an item has
 
@@ -10,10 +10,9 @@ Letters: V items, W width, K values of a pretrained vector, R rows asked for.
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from regard.config import ModelSettings
 from regard.errors import SettingsError
@@ -53,29 +52,33 @@ class Pretrained(nn.Module):
 
 
 class Adapter(nn.Module):
-    """K values -> W: two linear maps with a GELU between, then a norm at the scale of all other item vectors.
+    """K values -> W: norm(x + f(x)), x the first W values, f two linear maps with a GELU between.
 
-    Items of which nothing is told share a learned vector.
+    f starts from zero, so an item starts as what its vector says: values come along principal axes, the longest first.
+    The norm is at the scale of all other item vectors. Items of which nothing is told share a learned vector.
     """
 
     def __init__(self, size: int, settings: ModelSettings, scale: float) -> None:
         super().__init__()
-        width = settings.width
+        self.width = width = settings.width
         self.layers = nn.Sequential(
             nn.Linear(size, width),
             nn.GELU(),
             Dropout(settings.dropout),
             nn.Linear(width, width),
-            nn.LayerNorm(width),
         )
-        nn.init.constant_(cast(nn.LayerNorm, self.layers[-1]).weight, scale * width**-0.5)
+        for each in self.layers[-1].parameters():
+            nn.init.zeros_(each)
+        self.norm = nn.LayerNorm(width)
+        nn.init.constant_(self.norm.weight, scale * width**-0.5)
         self.nothing = nn.Parameter(torch.randn(width) * (scale * width**-0.5))
 
     def forward(self, rows: Tensor, told: Tensor) -> Tensor:
         """(R, K), (R,) -> (R, W); in full precision once trained, or items would tie."""
         kind = rows.device.type
         with torch.autocast(kind, enabled=self.training and torch.is_autocast_enabled(kind)):
-            adapted: Tensor = self.layers(rows)
+            start = functional.pad(rows[:, : self.width], (0, max(0, self.width - rows.shape[1])))
+            adapted: Tensor = self.norm(start + self.layers(rows))
         return torch.where(told[:, None], adapted, self.nothing.to(adapted.dtype))
 
 
