@@ -110,7 +110,8 @@ def test_a_frozen_start_stays_where_it_is(tmp_path: Path) -> None:
     assert (tables[0] - tables[2]).abs().max() > 0.05
 
 
-def test_the_command_reads_words_and_says_how_much_it_knows(tmp_path: Path) -> None:
+@pytest.mark.parametrize("weights", ["sif", "idf", None])
+def test_the_command_reads_words_and_weighs_them_as_told(weights: str | None, tmp_path: Path) -> None:
     _, vectors = clubs(users=20)
     events = [(user, item) for user in ("u", "v", "w") for item in list(vectors)[8:17]]
     table = pa.table({"user": [one[0] for one in events], "item": [one[1] for one in events], "time": list(range(27))})
@@ -128,9 +129,27 @@ def test_the_command_reads_words_and_says_how_much_it_knows(tmp_path: Path) -> N
     assert CliRunner().invoke(app, words).exit_code == 0
     train = ["train", str(tmp_path / "shop"), "--model", "mean", "--out", str(tmp_path / "run"), "--json"]
     train += ["--vectors", str(tmp_path / "words.txt"), "--set", "train.epochs=1", "--set", "model.width=8"]
+    train += ["--set", f"model.word_weights={weights}"] if weights else []
     done = CliRunner().invoke(app, train)
     assert done.exit_code == 0, done.output
-    assert json.loads((tmp_path / "run" / "manifest.json").read_text())["vectors"]["by"] == "words"
+    told = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    kind = weights or "sif"
+    assert (told["vectors"]["by"], told["settings"]["model"]["word_weights"]) == ("words", kind)
+    kept = json.loads((tmp_path / "run" / "vectors.json").read_text())["recipe"]["weights"]
+    texts = [title.split() for title in vectors]
+    total = len(texts) if kind == "idf" else sum(map(len, texts))
+    assert (kept["kind"], kept["total"], kept["counts"]["tea"]) == (kind, total, 13)
+    # what begins from it, and what is added to it, is weighed as it was
+    further = ["train", str(tmp_path / "shop"), "--from", str(tmp_path / "run"), "--set", "train.epochs=1"]
+    done = CliRunner().invoke(app, [*further, "--out", str(tmp_path / "further")])
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "further" / "vectors.json").read_text() == (tmp_path / "run" / "vectors.json").read_text()
+    other = CliRunner().invoke(app, [*further, "--set", "model.word_weights=mean", "--out", str(tmp_path / "other")])
+    assert f"model.word_weights is {kind} there and mean here" in str(other.exception)
+    dataset = Dataset.open(tmp_path / "shop")
+    read = pipeline.knowledge(dataset, str(tmp_path / "words.txt"), weights="mean")
+    with pytest.raises(SettingsError, match=f"word_weights is {kind}, and these vectors are .* weighed by mean"):
+        pipeline.train(dataset, small("gate", **{"model.word_weights": kind}), tmp_path / "bad", vectors=read)
 
 
 def test_mistakes_have_one_clear_line(tmp_path: Path) -> None:

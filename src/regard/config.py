@@ -98,6 +98,10 @@ class ModelSettings(Section):
         "auto", description="what pretrained vectors become (`--vectors`): see docs/transfer.md; auto = gate"
     )
     softness: float = Field(1.0, ge=0, description="spectrum of pretrained vectors: 0 = whitened, large = as it was")
+    word_weights: Literal["sif", "idf", "mean"] = Field(
+        "sif",
+        description="how much each word counts where vectors are of words: the rarer the more, or all alike (mean)",
+    )
     id_width: int = Field(0, ge=0, description="fuse: values of the learned id beside the vector; 0 = width / 4")
     id_dropout: float = Field(0.1, ge=0, lt=1, description="gate: share of items that go without their id in a step")
     interest: str = Field("target", description="how a ranker reads a history; `regard train --help` lists the forms")

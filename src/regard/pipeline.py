@@ -17,12 +17,13 @@ from regard.config import Settings
 from regard.data.describe import describe
 from regard.data.events import EventLog
 from regard.data.items import read_items
-from regard.data.knowledge import Knowledge
+from regard.data.knowledge import COLUMNS, Knowledge
 from regard.data.sources import Columns, ItemSource, Recipe, UserSource
 from regard.data.store import KIND as DATASET
 from regard.data.store import Dataset
 from regard.data.times import TimeKind
 from regard.data.users import read_users
+from regard.data.words import Weighting
 from regard.errors import InputError, StorageError
 from regard.evaluate.compare import compare as compare_results
 from regard.evaluate.result import Result
@@ -180,11 +181,13 @@ def knowledge(
     ids: str | Path | None = None,
     trust: bool = False,
     whose: str = "items",
+    weights: Weighting = "sif",
 ) -> Knowledge:
     """Read pretrained vectors of the items of a dataset, or of its `users`; see `Knowledge.read` and `of_users`."""
     dataset = dataset if isinstance(dataset, Dataset) else Dataset.open(dataset)
-    read = Knowledge.of_users if whose == "users" else Knowledge.read
-    return read(dataset, source, ids=ids, trust=trust)
+    if whose == "users":
+        return Knowledge.of_users(dataset, source, ids=ids, trust=trust)
+    return Knowledge.read(dataset, source, ids=ids, trust=trust, weights=weights)
 
 
 def knowledge_like(
@@ -210,15 +213,16 @@ def _fitted(
             f"--user-vectors is for models with a vector of every user: {FACTORIZATION}, or a ranker with "
             f"model.user_ids=true; {model.name} has none"
         )
-    found = vectors if isinstance(vectors, Knowledge) else knowledge(dataset, vectors, whose=whose)
+    if not isinstance(vectors, Knowledge):
+        vectors = knowledge(dataset, vectors, whose=whose, weights=model.word_weights)
     many = dataset.n_users if whose == "users" else dataset.n_items
-    if found.whose != whose or len(found.known) != many + 1:
-        raise InputError(f"vectors of {len(found.known) - 1:,} {found.whose}; this dataset has {many:,} {whose}")
+    if vectors.whose != whose or len(vectors.known) != many + 1:
+        raise InputError(f"vectors of {len(vectors.known) - 1:,} {vectors.whose}; this dataset has {many:,} {whose}")
     if console is not None:
-        for line in found.lines():
+        for line in vectors.lines():
             console.print(line, highlight=False, markup=False)
     counts = user_counts(protocol) if whose == "users" else protocol.split.training_item_counts(dataset)
-    return Fitted.of(found, counts, model, start.geometry(whose) if start else None)
+    return Fitted.of(vectors, counts, model, start.geometry(whose) if start else None)
 
 
 def _first_stage(retriever: Run | str | Path | None, protocol: Protocol) -> Run | None:
@@ -295,8 +299,7 @@ def add_items(
 def _items_for(run: Run, items: Any) -> pa.Table:
     """Read a table of items with the columns that the vectors of the run, and of its retriever, are made of."""
     makers = [VectorMaker.open(one.path) for one in (run, run.retriever) if one is not None]
-    columns = dict.fromkeys(name for one in makers if one is not None for name in one.recipe.columns)
-    wanted = tuple(name for name in columns if name not in ("title", "text"))
+    wanted = tuple(dict.fromkeys(name for one in makers if one for name in one.recipe.columns if name not in COLUMNS))
     if isinstance(items, ItemSource):
         return read_items(replace(items, columns=replace(items.columns, attributes=wanted)))
     return read_items(items, attributes=wanted)

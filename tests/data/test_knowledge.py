@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from regard.config import ModelSettings
 from regard.data import textencoder
 from regard.data.events import EventLog
 from regard.data.knowledge import Knowledge
 from regard.data.store import Dataset
+from regard.data.words import Weighting
 from regard.errors import InputError, SettingsError
 
 TITLES = {"b": "red shoe", "a": "blue shoe", "c": "zzz", "d": None, "e": "red red hat"}
@@ -53,6 +58,42 @@ def test_words_are_averaged_where_they_know_more_items(tmp_path: Path) -> None:
     assert found.known.sum() == 3
     assert "by the words of an item: 3 of 5 items, 75.0% of the events" in found.lines()[0]
     assert "zzz" in found.lines()[1]
+
+
+def by_hand(kind: str) -> dict[str, list[float]]:
+    """Means of the vectors of known words, weighed as the papers say."""
+    texts = [(title or "").split() for title in TITLES.values()]
+    counts = Counter(word for text in texts for word in text)
+    weight = {
+        "sif": lambda word: 1e-3 / (1e-3 + counts[word] / counts.total()),
+        "idf": lambda word: math.log((1 + len(texts)) / (1 + sum(word in text for text in texts))) + 1,
+        "mean": lambda _: 1.0,
+    }[kind]
+    found = {}
+    for name, text in zip(TITLES, texts, strict=True):
+        if known := [(weight(word), np.array(WORDS[word])) for word in text if word in WORDS]:
+            found[name] = (sum(w * v for w, v in known) / sum(w for w, _ in known)).tolist()
+    return found
+
+
+@pytest.mark.parametrize("kind", get_args(Weighting))
+def test_words_are_weighed_as_asked_and_those_to_come_alike(kind: Weighting) -> None:
+    dataset = shop()
+    found = Knowledge.read(dataset, WORDS, weights=kind)
+    for name, expected in by_hand(kind).items():
+        np.testing.assert_allclose(row(found, dataset, name), expected, rtol=1e-5)
+    again = Knowledge.like(dataset, found.recipe, WORDS)
+    np.testing.assert_array_equal(again.rows, found.rows)
+    assert found.recipe.weights is not None
+    assert found.recipe.weights["kind"] == kind
+    others = [other for other in get_args(Weighting) if other != kind]
+    assert all(not np.allclose(Knowledge.read(dataset, WORDS, weights=one).rows, found.rows) for one in others)
+
+
+def test_the_setting_has_the_names_of_the_weights() -> None:
+    assert ModelSettings.model_fields["word_weights"].annotation == Weighting
+    with pytest.raises(SettingsError, match=r"no weighting 'tf'; known: sif, idf, mean"):
+        Knowledge.read(shop(), WORDS, weights="tf")  # type: ignore[arg-type]
 
 
 def test_ids_win_where_both_know_as_many_and_a_choice_can_be_forced() -> None:

@@ -89,7 +89,8 @@ def compare(
         )
     changes = [f'{name}="{value}"' for name, value in (("model.name", model), ("data.split", split)) if value]
     settings = _settings(config, config_of or [], [*changes, *(assignments or [])])
-    source = {"source": vectors, "ids": vector_ids, "trust": trust}
+    weights = settings[""].model.word_weights
+    source = {"source": vectors, "ids": vector_ids, "trust": trust, "weights": weights}
     _transfer(runs[0], out_folder, settings, source, _walk(walk), None if quiet or as_json else told, as_json)
 
 

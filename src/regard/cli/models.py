@@ -78,8 +78,9 @@ def train(
     settings = settings_of(given, config, changes, start)
     try:
         shown = None if quiet or as_json else told
+        weights = {} if start else {"weights": settings.model.word_weights}  # a run to go on from has weighed already
         known = {
-            "vectors": _known(dataset, vectors, start, ids=vector_ids, trust=trust),
+            "vectors": _known(dataset, vectors, start, ids=vector_ids, trust=trust, **weights),
             "user_vectors": _known(dataset, user_vectors, start, ids=user_vector_ids, trust=trust, whose="users"),
             "retriever": retriever,
             "start": start,

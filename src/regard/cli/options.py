@@ -16,6 +16,7 @@ from regard.errors import InputError
 if TYPE_CHECKING:
     from regard.config import Settings
     from regard.data.knowledge import Knowledge
+    from regard.data.words import Weighting
 
 app = typer.Typer(
     help="A recommender built on attention: from an event log to honest recommendations.",
@@ -107,7 +108,14 @@ def settings_of(
 
 
 def vectors_of(
-    dataset: Path, source: str | None, ids: Path | None, *, trust: bool, whose: str = "items", shown: Console | None
+    dataset: Path,
+    source: str | None,
+    ids: Path | None,
+    *,
+    trust: bool,
+    whose: str = "items",
+    weights: Weighting = "sif",
+    shown: Console | None,
 ) -> Knowledge | None:
     """Read pretrained vectors once for many trainings, and say how much they cover."""
     from regard import pipeline
@@ -115,7 +123,7 @@ def vectors_of(
     check_ids(source, ids)
     if source is None:
         return None
-    known = pipeline.knowledge(dataset, source, ids=ids, trust=trust, whose=whose)
+    known = pipeline.knowledge(dataset, source, ids=ids, trust=trust, whose=whose, weights=weights)
     for line in known.lines() if shown else ():
         told.print(line, highlight=False, markup=False)
     return known

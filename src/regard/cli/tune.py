@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -82,11 +82,11 @@ def tune(
         "evaluate.seen": seen,
         "train.device": device,
     }
-    settings = settings_of(given, config, assignments or [])
+    settings, shown = settings_of(given, config, assignments or []), None if quiet or as_json else told
     try:
-        shown = None if quiet or as_json else told
-        known = vectors_of(dataset, vectors, vector_ids, trust=trust, shown=shown)
-        users = vectors_of(dataset, user_vectors, user_vector_ids, trust=trust, whose="users", shown=shown)
+        how: dict[str, Any] = {"trust": trust, "weights": settings.model.word_weights, "shown": shown}
+        known = vectors_of(dataset, vectors, vector_ids, **how)
+        users = vectors_of(dataset, user_vectors, user_vector_ids, whose="users", **how)
         found = search_for(
             dataset,
             settings,

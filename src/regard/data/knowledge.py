@@ -16,7 +16,7 @@ from regard.data.textencoder import text_vectors
 from regard.data.vectorfile import VectorReport
 from regard.data.vectors import Vectors, read_vectors
 from regard.data.vectortable import Ids
-from regard.data.words import ItemVectors, UnknownWordsError, WordWeights, item_texts, item_vectors
+from regard.data.words import ItemVectors, UnknownWordsError, Weighting, WordWeights, item_texts, item_vectors
 from regard.errors import InputError, SettingsError, nearest
 
 By = Literal["auto", "id", "words"]
@@ -88,6 +88,7 @@ class Knowledge:
         ids: Ids | None = None,
         trust: bool = False,
         columns: Sequence[str] = COLUMNS,
+        weights: Weighting = "sif",
     ) -> Knowledge:
         """Read what a source says of the items of a dataset.
 
@@ -100,10 +101,11 @@ class Knowledge:
             ids: whose rows they are, for formats that do not say it themselves.
             trust: allow formats that can run code while they are read.
             columns: of the item table, whose values are the text of an item.
+            weights: how words count in the mean of an item: `sif`, `idf` or `mean`, see `WordWeights`.
 
         Raises:
             InputError: the source cannot be read, or knows none of the items.
-            SettingsError: `by` is none of these.
+            SettingsError: `by` or `weights` is none of these.
         """
         if by not in get_args(By):
             raise SettingsError(f"vectors by {by!r}{nearest(str(by), get_args(By))}; known: {', '.join(get_args(By))}")
@@ -116,8 +118,10 @@ class Knowledge:
             return cls._of(found, events, VectorRecipe(where, "text", tuple(columns)))
         words = None
         if by == "words" or (by == "auto" and _described(dataset, columns)):
+            texts = item_texts(dataset, columns)
+            how = WordWeights.fit(texts.values(), weights)
             try:
-                words = item_vectors(item_texts(dataset, columns), source, events=events[1:], ids=ids, trust=trust)
+                words = item_vectors(texts, source, weights=how, events=events[1:], ids=ids, trust=trust)
             except UnknownWordsError:
                 if by == "words":
                     raise

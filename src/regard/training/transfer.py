@@ -12,7 +12,7 @@ import torch
 from regard.config import ModelSettings
 from regard.data.geometry import Geometry
 from regard.data.knowledge import Knowledge
-from regard.errors import InputError
+from regard.errors import InputError, SettingsError
 from regard.model.items import first_scale
 from regard.model.models import Learned
 from regard.model.retriever import Retriever
@@ -43,7 +43,14 @@ class Fitted:
 
         Raises:
             InputError: fewer than two of these items have a vector.
+            SettingsError: the words of items were weighed in another way than the settings say.
         """
+        weighed = (knowledge.recipe.weights or {}).get("kind", settings.word_weights)
+        if weighed != settings.word_weights:
+            raise SettingsError(
+                f"model.word_weights is {settings.word_weights}, and these vectors are means of words weighed by "
+                f"{weighed}; train with model.word_weights={weighed}, or read them with the weights of the settings"
+            )
         if geometry is not None:
             return cls._by(knowledge, geometry)
         trained = knowledge.known & (counts > 0)
