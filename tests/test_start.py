@@ -110,7 +110,9 @@ def test_zero_shot_is_far_above_chance_and_is_a_run_like_any_other(tmp_path: Pat
 
 
 ROWS = [(f"u{user}", f"i{item}") for user in range(12) for item in (user % 5, (user + 1) % 5, (user + 2) % 5, user % 3)]
-GROWN = [("new user", f"i{item}") for item in (4, 5, 6, 0)] + ROWS[::-1] + [("u3", "i5"), ("u3", "i6")]
+GROWN = [("new user", f"i{item}") for item in (4, 5, 6, 0)]
+GROWN += [row for user in reversed(range(12)) for row in ROWS[4 * user : 4 * user + 4]]
+GROWN += [("u3", "i5"), ("u3", "i6")]
 FORMS = {
     "self-attention": {"model.heads": 1, "model.blocks": 1},
     "ranker": {"model.name": "ranker", "model.user_ids": "true"},

@@ -215,7 +215,12 @@ def test_a_grown_log_carries_rows_by_value_whatever_their_order(tmp_path: Path) 
     rows = whole.user_table.to_pylist() if whole.user_table is not None else []
     old = Dataset.build(log_of(whole), None, None, pa.Table.from_pylist(rows))
     events = [("v", f"i{at % ITEMS}", 1.0, at) for at in range(6)] + [("w", "i1", 0.0, at) for at in range(6)]
-    events += [(f"u{at % USERS}", f"i{at % 7}", float(at % 2), 10 + at) for at in range(3 * USERS)][::-1]
+    assert whole.label is not None
+    events += [
+        (whole.users.id(user), whole.items.id(int(whole.item[at])), float(whole.label[at]), at)
+        for user in reversed(range(1, whole.n_users + 1))
+        for at in range(*whole.offsets[user : user + 2].tolist())
+    ]
     log = pa.table({name: [row[at] for row in events] for at, name in enumerate(("user", "item", "label", "time"))})
     grown = [{"id": "v", "age": 99.0, "sex": "other"}, {"id": "w", "age": None, "sex": "m"}, *rows[::-1]]
     read = EventLog.read(log, Columns("user", "item", "time", label="label"), time_kind="order")

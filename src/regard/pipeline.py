@@ -40,7 +40,7 @@ from regard.training.measuring import Evaluation as Evaluation
 from regard.training.measuring import evaluate as evaluate
 from regard.training.people import user_counts
 from regard.training.protocol import Protocol, with_metric
-from regard.training.start import Start, check_start
+from regard.training.start import Start, check_start, learned_from
 from regard.training.transfer import Fitted
 
 
@@ -138,8 +138,7 @@ def train(  # noqa: PLR0913 - the road has these entrances
     check_name(settings.model.name)
     dataset = dataset if isinstance(dataset, Dataset) else Dataset.open(dataset)
     settings = with_metric(settings, dataset)
-    protocol = Protocol.of(dataset, settings)
-    out = Path(out)
+    protocol, out = Protocol.of(dataset, settings), Path(out)
     first = _first_stage(retriever, protocol)
     check_free(out, KIND, OWN)
     _check_lost(out, start, first)
@@ -160,7 +159,8 @@ def train(  # noqa: PLR0913 - the road has these entrances
         **told,
     }
     makers = {one.knowledge.whose: VectorMaker(one.knowledge.recipe, one.geometry) for one in (fitted, users) if one}
-    return save_run(out, model, dataset, protocol.split.training_item_counts(dataset), body, first, makers)
+    marks = None if settings.model.name in BASELINES else learned_from(protocol, begun)
+    return save_run(out, model, dataset, protocol.split.training_item_counts(dataset), body, first, makers, marks)
 
 
 def _check_lost(out: Path, start: Run | str | Path | None, first: Run | None) -> None:

@@ -70,13 +70,21 @@ class Split:
         """Return starts and ends (n_users + 1,) of the training positions of each user."""
         return self.start, self.train_end if self.kept is None else np.where(self.kept, self.train_end, self.start)
 
+    def training_rows(self, dataset: Dataset) -> Int64:
+        """Return the rows of all training events."""
+        return self._rows(ranges(*self.training(dataset))[0])
+
+    def target_rows(self, dataset: Dataset, part: Part) -> Int64:
+        """Return the rows of all events of a held-back part that may be targets."""
+        return self._rows(np.flatnonzero(self._targets(dataset, part)))
+
     def training_item_counts(self, dataset: Dataset) -> Int64:
         """Return how many training events each item has, (n_items + 1,)."""
-        return np.bincount(dataset.item[self._rows(ranges(*self.training(dataset))[0])], minlength=dataset.n_items + 1)
+        return np.bincount(dataset.item[self.training_rows(dataset)], minlength=dataset.n_items + 1)
 
     def target_item_counts(self, dataset: Dataset) -> Int64:
         """Return how many training events of each item may be targets, (n_items + 1,)."""
-        events, wanted = self._rows(ranges(*self.training(dataset))[0]), self.target_events(dataset)
+        events, wanted = self.training_rows(dataset), self.target_events(dataset)
         return np.bincount(
             dataset.item[events if wanted is None else events[wanted[events]]], minlength=dataset.n_items + 1
         )

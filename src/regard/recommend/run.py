@@ -38,7 +38,7 @@ RETRIEVER = "retriever"
 OWN = (PROGRESS, RETRIEVER, FOLDER, LOCK, "evaluation-*")
 """What is written into the folder of a run besides what its manifest lists."""
 WEIGHTS = "weights.safetensors"
-_ITEMS, _USERS = "items.arrow", "users.arrow"
+_ITEMS, _USERS, _MARKS = "items.arrow", "users.arrow", "marks.npy"
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,12 @@ class Run:
             return None
         with pa.memory_map(str(self.path / _USERS)) as source:
             return Vocabulary(pa.ipc.open_file(source).read_all()["id"].combine_chunks())
+
+    @cached_property
+    def marks(self) -> npt.NDArray[np.uint64] | None:
+        """Marks of the events that its weights were learned from (`training.marks`); None where nobody kept them."""
+        file = self.path / _MARKS
+        return np.load(file, allow_pickle=False) if file.exists() else None
 
     @cached_property
     def counts(self) -> npt.NDArray[np.int64]:
@@ -178,6 +184,7 @@ def save_run(
     body: Mapping[str, Any],
     retriever: Run | None = None,
     makers: Mapping[str, VectorMaker] | None = None,
+    marks: npt.NDArray[np.uint64] | None = None,
 ) -> Run:
     """Write a run folder, whole or not at all; what `path/checkpoint` holds of its training is kept.
 
@@ -189,6 +196,7 @@ def save_run(
         body: the manifest's own part: settings, choice, split, validation, what attributes mean, …
         retriever: a run that finds candidates for this one; it is copied, so that the new run is whole by itself.
         makers: what makes the pretrained vectors of `items` and `users` to come.
+        marks: of the events that the weights were learned from, where that is known.
     """
     told = {
         "path": str(dataset.path.resolve()) if dataset.path else None,
@@ -216,6 +224,8 @@ def save_run(
                 table = pa.table({"id": dataset.users.array})
                 with pa.ipc.new_file(sink, table.schema) as writer:
                     writer.write_table(table)
+        if marks is not None:
+            np.save(aside / _MARKS, marks)
         values = {name: dataset.context_values[name].array.to_pylist() for name in body["shape"]["context"]}
         if retriever is not None:
             shutil.copytree(retriever.path, aside / RETRIEVER, copy_function=_link, ignore=_NOT_NEEDED)

@@ -20,9 +20,11 @@ import torch
 from torch import Tensor
 
 from regard.config import Settings
+from regard.data.cases import Int64
 from regard.data.geometry import Geometry
 from regard.data.knowledge import Knowledge
 from regard.data.shape import Shape
+from regard.data.split import PARTS
 from regard.data.store import Dataset
 from regard.errors import InputError, SettingsError
 from regard.model.baseline import BASELINES
@@ -30,6 +32,7 @@ from regard.model.models import Learned
 from regard.recommend.additions import VectorMaker
 from regard.recommend.run import WEIGHTS, Run
 from regard.training.joined import FLAGS, Join, attributes_of, joins_of, kind_of
+from regard.training.marks import Marks, found, joined, marks_of
 from regard.training.people import people
 from regard.training.protocol import Protocol
 
@@ -136,7 +139,7 @@ class Start:
         joins = joins_of(self.run, protocol.dataset, model, told_of)
         kinds = {name: kind_of(name, model) for name in {**mine, **theirs}}
         met = "users" in joins and joins["users"].copied > 0
-        self._check_cut(protocol, met or (named and joins["items"].copied > 0))
+        notes = self._check_cut(protocol, met or (named and joins["items"].copied > 0))
         if table.item is not None and table.hashes is None:
             _check_titles(self.run, protocol.dataset, joins["items"])
         for one in told_of.values():
@@ -150,7 +153,7 @@ class Start:
                 rows[kind] = joins[kind].rows(here, there)
         self._flags(model, joins, theirs, named, protocol.settings.train.zero_shot)
         told = {"run": str(self.run.path.resolve()), "fingerprint": self.fingerprint}
-        return {**told, "weights": plain, "rows": dict(sorted(rows.items()))}
+        return {**told, "weights": plain, "rows": dict(sorted(rows.items())), "notes": notes}
 
     def _flags(
         self, model: Learned, joins: Mapping[str, Join], theirs: Mapping[str, Tensor], named: bool, zero_shot: bool
@@ -176,15 +179,16 @@ class Start:
                     key = "item_embedding" if who == "items" else "user"
                     joins[who].rows(gate, theirs[f"{key}.pretrained.gate"])
 
-    def _check_cut(self, protocol: Protocol, joined: bool) -> None:
-        """Refuse to measure on events that the run may have learned from."""
+    def _check_cut(self, protocol: Protocol, joined: bool) -> list[str]:
+        """Refuse to measure on events that the run may have learned from; return what else a reader should know."""
         split, before = protocol.split, self.run.manifest["split"]["rule"]
         same = self.run.manifest["dataset"]["fingerprint"] == protocol.dataset.fingerprint
-        if split.rule == "none" or not (joined or same):
-            return
+        known = joined or same
+        if split.rule == "none" or not (known or protocol.dataset.time_kind == "timestamp"):
+            return []
         behaviours = self.run.settings.data.target_behaviours, protocol.settings.data.target_behaviours
         redrawn = not same and split.rule.partition(":")[0] in _REDRAWN
-        if before != split.rule or behaviours[0] != behaviours[1] or redrawn:
+        if known and (before != split.rule or behaviours[0] != behaviours[1] or redrawn):
             cuts = [
                 rule + (f" of {', '.join(who)}" if who else "")
                 for rule, who in zip((before, split.rule), behaviours, strict=True)
@@ -194,6 +198,49 @@ class Start:
                 f"--from {self.run.path} was trained under split {cuts[0]}, and {why}: it may have learned from what "
                 "is held back; use the same --split (time:Q, last-days:N or leave-one-out for a grown log), or none"
             )
+        return [] if same else self._check_learned(protocol)
+
+    def _check_learned(self, protocol: Protocol) -> list[str]:
+        """Refuse where targets that are held back here are among what the run learned from.
+
+        Under leave-one-out somebody with two targets only trains. Once there are three, the second one is held back
+        for validation: that is no mistake, and test stays clean, so it is told and not refused.
+        """
+        split, dataset = protocol.split, protocol.dataset
+        if self.run.marks is None:
+            return [f"{self.run.path} does not know the events that it learned from: only its split was compared"]
+        looked, met = found(self.run.marks, dataset)
+        held = {part: split.target_rows(dataset, part) for part in PARTS}
+        learned = {part: rows[met[rows]] for part, rows in held.items()}
+        many = {part: f"{len(learned[part]):,} of {looked[rows].sum():,}" for part, rows in held.items()}
+        if not met[np.concatenate([*held.values()])].any():
+            return []
+        wanted = split.target_events(dataset)
+        targets = np.arange(dataset.n_events) if wanted is None else np.flatnonzero(wanted)
+        each = np.bincount(_owners(dataset, targets))
+        short = each[_owners(dataset, learned["validation"])] == 3
+        if split.rule == "leave-one-out" and not len(learned["test"]) and short.all():
+            said = f"{self.run.path} learned from {many['validation']} validation targets, as these people had too few "
+            return [said + "events then to hold any back: validation flatters, test does not"]
+        raise InputError(
+            f"--from {self.run.path} learned from {many['validation']} validation targets and {many['test']} test "
+            f"targets{'' if looked.all() else ' of a sample'} that split {split.rule} holds back here; use a log that "
+            "goes on where that of the run ended, or --split none, which measures nothing"
+        )
+
+
+def learned_from(protocol: Protocol, start: Start | None) -> Marks | None:
+    """Marks of all events that weights are learned from, those before a start too; None where that is not known."""
+    before = None if start is None else start.run.marks
+    if start is not None and (before is None or protocol.settings.train.zero_shot):
+        return before
+    own = marks_of(protocol.dataset, protocol.split.training_rows(protocol.dataset))
+    return own if before is None else joined(own, before)
+
+
+def _owners(dataset: Dataset, rows: Int64) -> Int64:
+    """The users of event rows."""
+    return np.searchsorted(dataset.offsets, rows, side="right") - 1
 
 
 def _check_forms(run: Run, shape: Shape) -> None:
@@ -253,12 +300,13 @@ def check_start(start: Start | None, settings: Settings, out: Path) -> None:
 
 
 def start_line(report: Mapping[str, Any]) -> str:
-    """Say in a line what `Start.hand_to` reports."""
+    """Say in a line what `Start.hand_to` reports, and its notes below."""
     parts = [
         f"{kind}: {counts['copied']:,} copied, {counts['new']:,} new, {counts['left_out']:,} left out"
         for kind, counts in report["rows"].items()
     ]
-    return "; ".join([f"starts from {report['run']}, {report['weights']} weights without ids copied", *parts])
+    said = "; ".join([f"starts from {report['run']}, {report['weights']} weights without ids copied", *parts])
+    return "\n".join([said, *(f"note: {one}" for one in report["notes"])])
 
 
 def _plain(settings: Settings) -> dict[str, Any]:
