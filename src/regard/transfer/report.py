@@ -83,7 +83,8 @@ def transfer_report(
     draw = _drawing()
     out = Path(out)
     check_free(out, KIND, _OWN)
-    knowledge = vectors if isinstance(vectors, Knowledge) else pipeline.knowledge(dataset, vectors)
+    weights = planned.own[planned.modes[0]].model.word_weights
+    knowledge = vectors if isinstance(vectors, Knowledge) else pipeline.knowledge(dataset, vectors, weights=weights)
     with writing(out):
         (out / CELLS).mkdir(parents=True, exist_ok=True)
     with locked(out):

@@ -20,7 +20,10 @@ CONTROLS = (SHUFFLED, RANDOM)
 REFERENCES = (RAW, POPULAR, UNIFORM)
 """What is not trained."""
 
-_OF_VECTORS = {"model": ("transfer", "softness", "id_width", "id_dropout"), "train": ("vectors_rate", "freeze")}
+_OF_VECTORS = {
+    "model": ("transfer", "word_weights", "softness", "id_width", "id_dropout"),
+    "train": ("vectors_rate", "freeze"),
+}
 _OF_TABLE = {"train": ("table_rate", "table_optimizer")}
 _ALIKE = ("data", "evaluate")  # sections of settings that say what is asked
 

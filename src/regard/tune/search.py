@@ -82,7 +82,7 @@ def tune(
     studies = _optuna()
     out = Path(out)
     check_free(out, KIND, _OWN)
-    known = {name: _known(dataset, one, _WHOSE[name]) for name, one in given.items()}
+    known = {name: _known(dataset, one, _WHOSE[name], settings) for name, one in given.items()}
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
     with locked(out), studies.quiet():
@@ -104,8 +104,10 @@ def _begun(dataset: Dataset, settings: Settings, space: Mapping[str, Dimension],
     return sized if "train.epochs" in space else sized.changed([f"train.epochs={settings.train.epochs}"])
 
 
-def _known(dataset: Dataset, vectors: Any, whose: str) -> Knowledge:
-    return vectors if isinstance(vectors, Knowledge) else pipeline.knowledge(dataset, vectors, whose=whose)
+def _known(dataset: Dataset, vectors: Any, whose: str, settings: Settings) -> Knowledge:
+    if isinstance(vectors, Knowledge):
+        return vectors
+    return pipeline.knowledge(dataset, vectors, whose=whose, weights=settings.model.word_weights)
 
 
 def _checked(dataset: Dataset, settings: Settings, trials: int) -> Settings:
