@@ -435,7 +435,7 @@ def test_the_table_of_many_trials_fits_and_drops_nothing_silently(
     vectors = pipeline.knowledge(dataset, {dataset.items.id(at + 1): [at, 1.0] for at in range(dataset.n_items)})
     found = tune(dataset, told, tmp_path / "tuned", trials=40, vectors=vectors)
     assert capfd.readouterr() == ("", "")  # nor does Optuna say anything
-    assert len(found.best.settings) == 11
+    assert len(found.best.settings) == 10
     with (tmp_path / "table.txt").open("w") as file:
         tuning(found, Console(file=file, width=100), as_json=False)
     printed = (tmp_path / "table.txt").read_text()
