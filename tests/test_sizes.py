@@ -79,7 +79,7 @@ def test_other_models_keep_their_defaults(name: str) -> None:
 @pytest.mark.parametrize(
     ("transfer", "rates"),
     [
-        ("auto", {"train.table_rate": 10.0}),
+        ("auto", {"train.vectors_rate": 1.0}),
         ("gate", {"train.table_rate": 10.0}),
         ("fuse", {"train.table_rate": 10.0}),
         ("init", {"train.vectors_rate": 1.0}),
@@ -87,11 +87,14 @@ def test_other_models_keep_their_defaults(name: str) -> None:
     ],
 )
 def test_rates_fit_the_way_in_which_item_vectors_start(transfer: str, rates: dict[str, float]) -> None:
-    """Without vectors a way of transfer says nothing: the table starts from chance."""
+    """Without vectors a way says nothing, as the table starts from chance; dense items learn as fast as by chance."""
     settings = Settings().changed(["data.split=leave-one-out", f"model.transfer={transfer}"])
     protocol = Protocol.of(shop(), settings)
     common = {"train.epochs": 800, "model.dropout": 0.5, "train.learning_rate": 0.001}
-    assert by_size(protocol, vectors=True)[1]["decided"] == {**common, **rates}
+    assert by_size(protocol, vectors=True)[1]["decided"] == {**common, **rates, "model.content_weight": 6.0}
+    assert by_size(Protocol.of(shop(users=400), settings), vectors=True)[1]["decided"].get("train.vectors_rate") == (
+        10.0 if "train.vectors_rate" in rates else None
+    )
     assert by_size(protocol)[1]["decided"] == {**common, "train.table_rate": 10.0}
 
 

@@ -73,12 +73,37 @@ def test_without_vectors_unmet_items_are_not_recommended(tmp_path: Path) -> None
     assert not {one.item for one in found} & {"new tea", "new ale"}
 
 
+@pytest.mark.parametrize(
+    "told", ["model.transfer=frozen", "model.softness=3.0", "model.content_weight=2.0", "train.vectors_rate=0.5"]
+)
+def test_settings_of_vectors_need_vectors(told: str, tmp_path: Path) -> None:
+    dataset, vectors = clubs(users=20)
+    settings = small("auto", **{"train.epochs": "1"}).changed([told])
+    with pytest.raises(SettingsError, match=rf"{told} is of pretrained vectors, and none were given.*--vectors"):
+        pipeline.train(dataset, settings, tmp_path / "run")
+    pipeline.train(dataset, settings, tmp_path / "run", vectors=vectors)
+
+
+def test_a_retriever_matches_content_unless_told_otherwise(tmp_path: Path) -> None:
+    dataset, vectors = clubs(users=20)
+    once = {"train.epochs": "1"}
+    run = pipeline.train(dataset, small("auto", **once), tmp_path / "run", vectors=vectors)
+    assert run.settings.model.content_weight == 6
+    off = pipeline.train(
+        dataset, small("auto", **once, **{"model.content_weight": "0"}), tmp_path / "off", vectors=vectors
+    )
+    assert off.stage().content is None  # type: ignore[union-attr]
+    again = Run.open(run.path).stage()
+    assert torch.equal(again.content.rows, run.stage().content.rows)  # type: ignore[union-attr]
+    assert float(again.content.gate[-1]) == 1.0  # type: ignore[union-attr]
+
+
 @pytest.mark.parametrize("name", ["mean", "matrix-factorization", "ranker"])
 def test_vectors_of_a_run_say_nothing_of_items_that_it_has_not_met(name: str, tmp_path: Path) -> None:
     """A row that was never trained is random: who starts from it would take the item for known."""
     dataset, vectors = clubs(users=20)
-    settings = small("gate", **{"train.epochs": "1", "model.name": name})
-    run = pipeline.train(dataset, settings, tmp_path / "run")
+    plain, settings = (small(how, **{"train.epochs": "1", "model.name": name}) for how in ("auto", "gate"))
+    run = pipeline.train(dataset, plain, tmp_path / "run")
     file = tmp_path / "vectors.parquet"
     assert pipeline.vectors(run.path, file)["notes"] == ["2 items of which nothing is known have no vector"]
     rows = {row["item"]: row for row in pq.read_table(file).to_pylist()}

@@ -95,7 +95,8 @@ class ModelSettings(Section):
     hash_rows: int = Field(0, ge=0, description="item vectors hashed into so many rows; 0 = a row for every item")
     hash_functions: int = Field(2, ge=1, le=8, description="rows that an item's vector is summed from, if hashed")
     transfer: Literal["auto", "init", "frozen", "fuse", "gate"] = Field(
-        "auto", description="what pretrained vectors become (`--vectors`): see docs/transfer.md; auto = gate"
+        "auto",
+        description="what pretrained vectors become, docs/transfer.md; auto = init for retrievers, else gate",
     )
     softness: float = Field(1.0, ge=0, description="spectrum of pretrained vectors: 0 = whitened, large = as it was")
     word_weights: Literal["sif", "idf", "mean"] = Field(
@@ -104,6 +105,12 @@ class ModelSettings(Section):
     )
     id_width: int = Field(0, ge=0, description="fuse: values of the learned id beside the vector; 0 = width / 4")
     id_dropout: float = Field(0.1, ge=0, lt=1, description="gate: share of items that go without their id in a step")
+    content_weight: float = Field(
+        0.0,
+        ge=0,
+        description="retrievers: this times the cosine of pretrained vectors of an item and of the history is added to "
+        "its score, the fewer training events it has the more; 6 if not told",
+    )
     interest: str = Field("target", description="how a ranker reads a history; `regard train --help` lists the forms")
     projections: Literal["separate", "shared", "none"] = Field(
         "separate", description="linear maps of queries, keys and values: three, one for all, or none"

@@ -41,7 +41,7 @@ from regard.training.measuring import evaluate as evaluate
 from regard.training.people import user_counts
 from regard.training.protocol import Protocol, with_metric
 from regard.training.start import Start, check_start, learned_from
-from regard.training.transfer import Fitted
+from regard.training.transfer import Fitted, check_read
 
 
 def settings_from(config: Path | None, assignments: Sequence[str], start: str | Path | None = None) -> Settings:
@@ -132,8 +132,7 @@ def train(  # noqa: PLR0913 - the road has these entrances
         user_vectors: the same for users, by their ids; for models that have a vector of every user.
         start: a run to go on from, on its own dataset grown or on that of another domain; see `training.start`.
     """
-    settings = settings or Settings()
-    begun = None if start is None else Start.of(start)
+    begun, settings = None if start is None else Start.of(start), settings or Settings()
     settings = begun.settings(settings) if begun else settings
     check_name(settings.model.name)
     dataset = dataset if isinstance(dataset, Dataset) else Dataset.open(dataset)
@@ -145,6 +144,7 @@ def train(  # noqa: PLR0913 - the road has these entrances
     check_start(begun, settings, out)
     fitted = _fitted(vectors, protocol, console, "items", begun)
     users = _fitted(user_vectors, protocol, console, "users", begun)
+    check_read(settings, told=bool(fitted or users or begun))
     if settings.model.name in BASELINES:
         model: Any
         model, told = choose(protocol)

@@ -73,6 +73,11 @@ def check_ranker(settings: ModelSettings) -> None:
             f"model.temperature={settings.temperature:g} is for retrievers, whose scores are products; a ranker's are "
             "log-odds: leave it out"
         )
+    if settings.content_weight:
+        raise SettingsError(
+            f"model.content_weight={settings.content_weight:g} is for retrievers; a ranker reads pretrained vectors of "
+            "events and candidate itself: leave it out"
+        )
     if settings.residual == "gated" and settings.interest != "transformer":
         raise SettingsError(
             f"model.residual=gated is of blocks, and interest {settings.interest} has none; use transformer, or leave "
@@ -92,6 +97,7 @@ def check_factorization(settings: ModelSettings) -> None:
         "time_gaps",
         "time_lags",
         "time_bias",
+        "content_weight",
         "residual",
         "temperature",
         "negatives",

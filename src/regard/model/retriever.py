@@ -12,6 +12,7 @@ from regard.config import ModelSettings
 from regard.data.batches import Histories, TrainingBatch
 from regard.data.shape import Shape
 from regard.model.clock import Clocks
+from regard.model.content import Content
 from regard.model.embedding import EventEmbedding, RequestEmbedding
 from regard.model.encoder import ENCODERS
 from regard.model.items import ItemTable
@@ -36,6 +37,8 @@ class Retriever(nn.Module):
         self.context = tuple(shape.context)
         self.request_time = settings.request_time
         self.item_embedding = ItemTable(shape, settings)
+        weight = settings.content_weight if shape.vectors else 0.0
+        self.content = Content(shape.items, shape.vectors, weight) if weight else None
         self.embedding = EventEmbedding(shape.behaviours, settings)
         self.request = RequestEmbedding(shape.context, settings.width) if shape.context else None
         self.encoder = ENCODERS[settings.name](settings)
@@ -65,13 +68,19 @@ class Retriever(nn.Module):
     def grow(self, rows: Tensor, told: Tensor) -> None:
         """Append items that came after training, known by their vectors (n, K) where `told` (n,); no learning after."""
         self.item_embedding.grow(rows, told)
+        if self.content is not None:
+            self.content.grow(rows)
         self.known = torch.cat([self.known, told.to(self.known.device)])
         self.trained = torch.cat([self.trained, torch.zeros_like(told, device=self.trained.device)])
 
     @property
     def table(self) -> Tensor:
-        """Item vectors, (n_items + 1, width); row 0 is the unknown item."""
-        return self._vectors()
+        """Item vectors that `users` are multiplied by, (n_items + 1, width); row 0 is the unknown item.
+
+        With `model.content_weight` the values of `Content` follow those of the learned vector.
+        """
+        table = self._vectors()
+        return table if self.content is None else torch.cat([table.float(), self.content.table], 1)
 
     def _vectors(self, items: Tensor | None = None) -> Tensor:
         """Vectors of items (n,), of all where none are named; of length 1 with `model.temperature`."""
@@ -91,7 +100,12 @@ class Retriever(nn.Module):
         return states
 
     def users(self, histories: Histories, table: Tensor) -> Tensor:
-        """What scores items by a dot product, from the state after the last event of each history: (B, width)."""
+        """What scores items by a dot product with their rows of `table`, one for each history: (B, as wide as it)."""
+        learned = self._newest(histories, table[:, : self.item_embedding.width])
+        return learned if self.content is None else torch.cat([learned.float(), self.content.users(histories)], 1)
+
+    def _newest(self, histories: Histories, table: Tensor) -> Tensor:
+        """What scores learned vectors (V + 1, width), from the state after the last event of each history."""
         events, clock = self.embedding(histories, table), self.clocks(histories)
         states = self.encoder.newest(events, histories.offsets, clock)
         rows = self.nothing.to(states.dtype).expand(len(histories), -1)
@@ -117,10 +131,13 @@ class Retriever(nn.Module):
 
     def scores(self, histories: Histories) -> Tensor:
         """(B, n_items + 1) float32; column 0 means nothing."""
-        table = self.table
-        users = self.users(histories, table)
+        table = self._vectors()
+        users = self._newest(histories, table)
         with torch.autocast(users.device.type, enabled=False):  # in half precision items would tie
-            return users.float() @ table.float().T
+            scores = users.float() @ table.float().T
+            if self.content is not None:  # a catalogue wide: added in place, without a copy of both tables
+                scores.addmm_(self.content.users(histories), self.content.table.T)
+            return scores
 
     def _offered(self, table: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """The rows (V', width) that compete in the softmax, and which of them the targets are.
@@ -140,7 +157,7 @@ class Retriever(nn.Module):
         """
         targets = torch.cat([batch.targets[batch.targets > 0], batch.first_targets[batch.first_targets > 0]])
         if self.negatives is None:
-            table = self.table
+            table = self._vectors()
             items, places = self._offered(table, targets)
             return next_item_loss(self._predicting(batch, batch.histories, table), items, places)
         negatives, correction = self.negatives(targets, self.trained)

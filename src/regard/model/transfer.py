@@ -19,6 +19,7 @@ from regard.errors import SettingsError
 from regard.model.dropout import Dropout
 
 MODES = ("init", "frozen", "fuse", "gate")
+_NO_RETRIEVERS = ("ranker", "matrix-factorization")
 
 
 class Pretrained(nn.Module):
@@ -170,6 +171,13 @@ def first_nothing(size: int, scale: float) -> Tensor:
     return torch.randn(size) * (scale * size**-0.5) if scale else torch.zeros(size)
 
 
+def mode_of(settings: ModelSettings) -> str:
+    """What `model.transfer` names; `auto` is what was best for this kind of model."""
+    if settings.transfer != "auto":
+        return settings.transfer
+    return "gate" if settings.name in _NO_RETRIEVERS else "init"
+
+
 def build_transfer(items: int, size: int, settings: ModelSettings, scale: float) -> Pretrained | None:
     """Return what `model.transfer` names, for vectors of `size` values; None without vectors."""
     if not size:
@@ -179,18 +187,20 @@ def build_transfer(items: int, size: int, settings: ModelSettings, scale: float)
             f"model.hash_rows={settings.hash_rows} and pretrained vectors exclude each other: hashed rows are shared "
             "by items that have nothing to do with each other; leave out one of them"
         )
-    if settings.transfer == "frozen":
+    mode = mode_of(settings)
+    if mode == "frozen":
         return Frozen(items, size, settings, scale)
-    if settings.transfer == "fuse":
+    if mode == "fuse":
         return Fused(items, size, scale if settings.temperature else 0.0)
-    return Initial(items) if settings.transfer == "init" else Gated(items, size, settings, scale)
+    return Initial(items) if mode == "init" else Gated(items, size, settings, scale)
 
 
 def vector_width(settings: ModelSettings) -> int | None:
     """How many values a vector is brought to before training; None = as many as it has."""
-    if settings.transfer == "fuse":
+    mode = mode_of(settings)
+    if mode == "fuse":
         return settings.width - id_width(settings)
-    return settings.width if settings.transfer == "init" else None
+    return settings.width if mode == "init" else None
 
 
 def id_width(settings: ModelSettings) -> int:
@@ -207,4 +217,4 @@ def id_width(settings: ModelSettings) -> int:
     return width
 
 
-__all__ = ["MODES", "Initial", "Pretrained", "build_transfer", "first_nothing", "id_width", "vector_width"]
+__all__ = ["MODES", "Initial", "Pretrained", "build_transfer", "first_nothing", "id_width", "mode_of", "vector_width"]

@@ -118,7 +118,7 @@ def kind_of(name: str, model: Learned) -> str:
     """Whose rows a tensor of a model holds: those of ids of a kind; `plain` = of no ids; `given` = of the dataset."""
     first, _, last = name.rpartition(".")
     context: tuple[str, ...] = getattr(model, "context", ())
-    if first in ("item_embedding", "user", "user_attributes") or first.endswith(".pretrained"):
+    if first in ("item_embedding", "content", "user", "user_attributes") or first.endswith(".pretrained"):
         if last in ("hashes", "codes", "measures", "rows", "told", "gate"):
             return "given"
         if last == "item":

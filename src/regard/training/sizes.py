@@ -9,6 +9,7 @@ import numpy as np
 
 from regard.config import Settings
 from regard.model.encoder import ENCODERS
+from regard.model.transfer import mode_of
 from regard.training.protocol import Protocol
 
 _STEPS, _MOST_STEPS = 800, 2000
@@ -19,8 +20,9 @@ _DROPOUT = ((_SPARSE, 0.5), (100.0, 0.3), (np.inf, 0.2))
 """Below so many targets an item: so much dropout."""
 _TABLE_RATE, _SPARSE_RATE = 10.0, 1e-3
 _VECTORS_RATE = 1.0
-"""Of a table that starts from pretrained vectors: what was learned on words is not to be forgotten in a few steps."""
-RULE = 2
+"""Of a sparse table that starts from vectors: what was learned on words is not to be forgotten in a few steps."""
+_CONTENT_WEIGHT = 6.0
+RULE = 3
 """Raised with every change of the rule, so that what is kept under its settings is not taken for the same."""
 _LARGE, _NEGATIVES = 50_000, 2048
 """From so many items on the softmax is over so many negatives a batch."""
@@ -69,10 +71,12 @@ def by_size(protocol: Protocol, *, vectors: bool = False) -> tuple[Settings, dic
     size = Size.of(protocol)
     told = {f"{name}.{key}" for name in ("model", "train") for key in getattr(settings, name).model_fields_set}
     wanted: dict[str, Any] = {"train.epochs": size.epochs, "model.dropout": size.dropout}
+    if vectors:
+        wanted["model.content_weight"] = _CONTENT_WEIGHT
     if settings.train.epochs == 0:
         told -= {"train.epochs"}
     if "train.learning_rate" not in told:  # the rates go together
-        rates = _rates(settings.model.transfer if vectors else "")
+        rates = _rates(mode_of(settings.model) if vectors else "", size)
         wanted |= rates
         if size.density < _SPARSE and not told & set(rates):
             wanted["train.learning_rate"] = _SPARSE_RATE
@@ -83,11 +87,13 @@ def by_size(protocol: Protocol, *, vectors: bool = False) -> tuple[Settings, dic
     return complete, {**asdict(size), "decided": decided} if decided else {}
 
 
-def _rates(transfer: str) -> dict[str, Any]:
+def _rates(transfer: str, size: Size) -> dict[str, Any]:
     """The rate of item vectors: of a table that starts by chance, from pretrained vectors, or of none."""
     if transfer == "frozen":
         return {}
-    return {"train.vectors_rate": _VECTORS_RATE} if transfer == "init" else {"train.table_rate": _TABLE_RATE}
+    if transfer == "init":
+        return {"train.vectors_rate": _VECTORS_RATE if size.density < _SPARSE else _TABLE_RATE}
+    return {"train.table_rate": _TABLE_RATE}
 
 
 def size_line(found: dict[str, Any]) -> str:

@@ -29,6 +29,7 @@ from regard.data.store import Dataset
 from regard.errors import InputError, SettingsError
 from regard.model.baseline import BASELINES
 from regard.model.models import Learned
+from regard.model.transfer import mode_of
 from regard.recommend.additions import VectorMaker
 from regard.recommend.run import WEIGHTS, Run
 from regard.training.joined import FLAGS, Join, attributes_of, joins_of, kind_of
@@ -36,7 +37,7 @@ from regard.training.marks import Marks, found, joined, marks_of
 from regard.training.people import people
 from regard.training.protocol import Protocol
 
-_FREE = ("dropout", "negatives", "negative_sampling", "id_dropout", "vector_scale")
+_FREE = ("dropout", "negatives", "negative_sampling", "id_dropout", "content_weight", "vector_scale")
 """Of the model's settings: what no weight depends on."""
 _SHAPING = ("labels", "history", "histories")  # of the data's settings: they say what the model reads and learns
 _REDRAWN = ("random", "users")  # splits that draw anew what is held back when a log has grown
@@ -172,12 +173,11 @@ class Start:
             elif name != "trained":
                 flag.logical_or_(before)
         if zero_shot:
-            for who, table in (("items", model.item_embedding), ("users", getattr(model, "user", None))):
-                gate = getattr(getattr(table, "pretrained", None), "gate", None)
-                if gate is not None:  # of whom the run has no events, the vector counts in full
+            for name, gate in model.state_dict().items():
+                if name.endswith(".gate"):  # of whom the run has no events, the vector counts in full
                     gate.fill_(1.0)
-                    key = "item_embedding" if who == "items" else "user"
-                    joins[who].rows(gate, theirs[f"{key}.pretrained.gate"])
+                    if name in theirs:
+                        joins["users" if name.startswith("user.") else "items"].rows(gate, theirs[name])
 
     def _check_cut(self, protocol: Protocol, joined: bool) -> list[str]:
         """Refuse to measure on events that the run may have learned from; return what else a reader should know."""
@@ -312,7 +312,7 @@ def start_line(report: Mapping[str, Any]) -> str:
 def _plain(settings: Settings) -> dict[str, Any]:
     """What weights depend on, with defaults by their own names."""
     found = {f"model.{name}": value for name, value in settings.model.model_dump().items()}
-    found["model.transfer"] = found["model.transfer"].replace("auto", "gate")
+    found["model.transfer"] = mode_of(settings.model)
     labels = settings.data.labels.strip()
     return {
         **found,

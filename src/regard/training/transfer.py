@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from regard.config import ModelSettings
+from regard.config import ModelSettings, Settings
 from regard.data.geometry import Geometry
 from regard.data.knowledge import Knowledge
 from regard.errors import InputError, SettingsError
@@ -17,6 +17,24 @@ from regard.model.items import first_scale
 from regard.model.models import Learned
 from regard.model.retriever import Retriever
 from regard.model.transfer import vector_width
+
+OF_VECTORS = {
+    "model": ("transfer", "word_weights", "softness", "id_width", "id_dropout", "content_weight"),
+    "train": ("vectors_rate", "freeze"),
+}
+"""Settings, by section, that nothing but pretrained vectors reads."""
+
+
+def check_read(settings: Settings, *, told: bool) -> None:
+    """Raise `SettingsError` where settings are of pretrained vectors, and nobody `told` where these are."""
+    for section, names in OF_VECTORS.items():
+        mine, plain = getattr(settings, section), getattr(Settings(), section)
+        for name in names:
+            if not told and (value := getattr(mine, name)) != getattr(plain, name):
+                raise SettingsError(
+                    f"{section}.{name}={value} is of pretrained vectors, and none were given: say where they are with "
+                    "--vectors, or leave it out"
+                )
 
 
 @dataclass(frozen=True)
@@ -83,5 +101,7 @@ class Fitted:
         table = model.user if of_users and not isinstance(model, Retriever) else model.item_embedding
         assert table is not None
         table.take(torch.from_numpy(self.rows), torch.from_numpy(self.known), torch.from_numpy(counts))
+        if isinstance(model, Retriever) and model.content is not None:
+            model.content.take(torch.from_numpy(self.rows), torch.from_numpy(counts))
         if not of_users:
             model.known = model.known | torch.from_numpy(self.known)

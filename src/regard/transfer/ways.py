@@ -13,6 +13,7 @@ from regard.model.baseline import BASELINES
 from regard.model.models import check_name
 from regard.model.transfer import MODES
 from regard.training.protocol import Protocol, asks_labels, with_metric
+from regard.training.transfer import OF_VECTORS
 
 ID_ONLY, SHUFFLED, RANDOM = "id-only", "shuffled vectors", "random vectors"
 RAW, POPULAR, UNIFORM = "raw cosine", "popular", "uniform random"
@@ -20,10 +21,6 @@ CONTROLS = (SHUFFLED, RANDOM)
 REFERENCES = (RAW, POPULAR, UNIFORM)
 """What is not trained."""
 
-_OF_VECTORS = {
-    "model": ("transfer", "word_weights", "softness", "id_width", "id_dropout"),
-    "train": ("vectors_rate", "freeze"),
-}
 _OF_TABLE = {"train": ("table_rate", "table_optimizer")}
 _ALIKE = ("data", "evaluate")  # sections of settings that say what is asked
 
@@ -148,7 +145,7 @@ def _alike(first: Settings, other: Settings, way: str) -> None:
 
 def _without_vectors(settings: Settings) -> Settings:
     """Leave out what only vectors read, so that a finished training serves whatever the vectors are."""
-    return _without(settings, _OF_VECTORS)
+    return _without(settings, OF_VECTORS)
 
 
 def _without_table(settings: Settings) -> Settings:

@@ -15,6 +15,7 @@ from typing import Any, Self
 from regard.config import Settings, assigned
 from regard.errors import SettingsError
 from regard.model.encoder import ENCODERS
+from regard.model.transfer import mode_of
 
 FORM = "section.key=low..high, section.key=low..high,log or section.key=a,b,c"
 
@@ -162,10 +163,10 @@ def default_space(settings: Settings, vectors: bool) -> list[str]:
         _NARROW.get(model.name, _WIDTH),
         *_SHAPE.get(model.interest if model.name == "ranker" else model.name, ()),
     ]
-    if model.name in ENCODERS and not (vectors and model.transfer in ("init", "frozen")):  # a table, from chance
+    if model.name in ENCODERS and not (vectors and mode_of(model) in ("init", "frozen")):  # a table, from chance
         found.append("train.table_rate=1.0,3.0,10.0,30.0")
     if vectors:
-        found += _TRANSFER["gate" if model.transfer == "auto" else model.transfer]
+        found += _TRANSFER[mode_of(model)]
     return found
 
 
