@@ -59,6 +59,10 @@ class Content(nn.Module):
         """What `users` are multiplied by, (V + 1, K)."""
         return self.rows * (self.gate * math.sqrt(self.weight))[:, None]
 
+    def add_to(self, scores: Tensor, histories: Histories) -> Tensor:
+        """Add to scores (B, V + 1) what `users` and `table` make, in place; the rows of a large table are not copied."""
+        return scores.addcmul_(self.users(histories) @ self.rows.T, self.gate, value=math.sqrt(self.weight))
+
     def users(self, histories: Histories) -> Tensor:
         """What histories have been about lately, (B, K); 0 where nothing is told of any of their items."""
         owner = owners(histories.offsets)

@@ -135,9 +135,7 @@ class Retriever(nn.Module):
         users = self._newest(histories, table)
         with torch.autocast(users.device.type, enabled=False):  # in half precision items would tie
             scores = users.float() @ table.float().T
-            if self.content is not None:  # a catalogue wide: added in place, without a copy of both tables
-                scores.addmm_(self.content.users(histories), self.content.table.T)
-            return scores
+            return scores if self.content is None else self.content.add_to(scores, histories)
 
     def _offered(self, table: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """The rows (V', width) that compete in the softmax, and which of them the targets are.

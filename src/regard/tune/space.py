@@ -167,6 +167,8 @@ def default_space(settings: Settings, vectors: bool) -> list[str]:
         found.append("train.table_rate=1.0,3.0,10.0,30.0")
     if vectors:
         found += _TRANSFER[mode_of(model)]
+    if vectors and model.name in ENCODERS:
+        found.append("model.content_weight=0.0,3.0,6.0,12.0")
     return found
 
 
