@@ -58,7 +58,7 @@ class Table:
 
 def changed(asked: argparse.Namespace) -> list[str]:
     """Settings that are not the defaults."""
-    return [*[f"train.epochs={asked.epochs}"] * (asked.epochs > 0), *asked.change]
+    return ["model.covisit_weight=0", *[f"train.epochs={asked.epochs}"] * (asked.epochs > 0), *asked.change]
 
 
 def cells(log: dict[str, Any], asked: argparse.Namespace) -> Iterator[tuple[str, int, list[Cell]]]:

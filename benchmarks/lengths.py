@@ -48,7 +48,14 @@ REFERENCES = ("mean", "gru", "lstm")
 ATTENTION = ("additive", "self-attention", "seq2seq")
 MORE = tuple(name for name in ENCODERS if name not in (*REFERENCES, *ATTENTION))  # where they are asked for
 SPLIT = "leave-one-out"
-SHARED = ("model.width=64", "model.dropout=0.2", "train.epochs=6", "train.table_rate=10", "train.patience=100000")
+SHARED = (
+    "model.width=64",
+    "model.dropout=0.2",
+    "model.covisit_weight=0",  # encoders by themselves
+    "train.epochs=6",
+    "train.table_rate=10",
+    "train.patience=100000",
+)
 BANDS = {"<50": (0, 50), "50-150": (50, 151), ">150": (151, sys.maxsize)}
 """Events in the history of a case: from the first number to just before the second."""
 KEPT = "evaluation-lengths"

@@ -70,6 +70,7 @@ EQUAL = {
     "model.window": 200,
     "model.positions": "learned",
     "model.temperature": 0.0,
+    "model.covisit_weight": 0.0,
     "model.negatives": 0,
 }
 """The architecture of the rates: that of the peers' SASRec, whose feed-forward is as wide as the model."""

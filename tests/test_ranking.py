@@ -35,7 +35,7 @@ from regard.recommend.run import Run
 Command = Callable[..., tuple[int, str, str]]
 SMALL = ["--set", "model.width=8", "--set", "model.blocks=1", "--set", "train.batch_tokens=512", "--quiet"]
 ONE = ["--set", "train.epochs=1", *SMALL]
-OF_A_RANKER = ("train.epochs=1", "train.table_rate=1.0")  # what the settings of a retriever have otherwise
+OF_A_RANKER = ("train.epochs=1", "train.table_rate=1.0", "model.covisit_weight=0.0")  # a retriever has others
 
 
 @pytest.fixture

@@ -58,10 +58,11 @@ def test_more_data_never_asks_for_more_passes_or_more_dropout(targets: int, item
 
 def test_what_is_told_stays() -> None:
     rates = {"train.table_rate": 10.0, "train.learning_rate": 0.001}
-    assert decided()[1] == {"train.epochs": 800, "model.dropout": 0.5, **rates}
-    assert decided("train.table_rate=3")[1] == {"train.epochs": 800, "model.dropout": 0.5}
-    assert decided("train.learning_rate=3e-3")[1] == {"train.epochs": 800, "model.dropout": 0.5}
-    complete, found = decided("train.epochs=7", "model.dropout=0.0", "train.table_rate=1.0")
+    rest = {"train.epochs": 800, "model.dropout": 0.5, "model.covisit_weight": 3.0}
+    assert decided()[1] == {**rest, **rates}
+    assert decided("train.table_rate=3")[1] == rest
+    assert decided("train.learning_rate=3e-3")[1] == rest
+    complete, found = decided("train.epochs=7", "model.dropout=0.0", "train.table_rate=1.0", "model.covisit_weight=0.0")
     assert found == {}
     assert (complete.train.epochs, complete.model.dropout, complete.train.table_rate) == (7, 0.0, 1.0)
     assert decided("train.epochs=0")[1]["train.epochs"] == 800
@@ -90,7 +91,7 @@ def test_rates_fit_the_way_in_which_item_vectors_start(transfer: str, rates: dic
     """Without vectors a way says nothing, as the table starts from chance; dense items learn as fast as by chance."""
     settings = Settings().changed(["data.split=leave-one-out", f"model.transfer={transfer}"])
     protocol = Protocol.of(shop(), settings)
-    common = {"train.epochs": 800, "model.dropout": 0.5, "train.learning_rate": 0.001}
+    common = {"train.epochs": 800, "model.dropout": 0.5, "model.covisit_weight": 3.0, "train.learning_rate": 0.001}
     assert by_size(protocol, vectors=True)[1]["decided"] == {**common, **rates, "model.content_weight": 6.0}
     assert by_size(Protocol.of(shop(users=400), settings), vectors=True)[1]["decided"].get("train.vectors_rate") == (
         10.0 if "train.vectors_rate" in rates else None
@@ -102,6 +103,7 @@ def test_large_catalogues_sample_negatives(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("regard.training.sizes._LARGE", 12)
     assert decided()[0].model.negatives > 0
     assert "model.negatives" not in decided(dataset=shop(items=11))[1]
+    assert decided()[0].model.covisit_weight == 0
     assert decided("model.negatives=0")[0].model.negatives == 0
     assert decided("model.negatives=64")[0].model.negative_sampling == "uniform"
 
@@ -112,8 +114,12 @@ def test_a_run_says_what_was_decided(tmp_path: Path) -> None:
     run = pipeline.train(shop(), told, tmp_path / "run", console=console)
     assert run.manifest["size"]["decided"] == {
         "model.dropout": 0.5,
+        "model.covisit_weight": 3.0,
         "train.table_rate": 10.0,
         "train.learning_rate": 0.001,
     }
     assert run.settings.model.dropout == 0.5
-    assert "160 targets on 12 items, so: model.dropout=0.5, train.table_rate=10.0" in console.export_text()
+    assert (
+        "160 targets on 12 items, so: model.dropout=0.5, model.covisit_weight=3.0, train.table_rate=10.0"
+        in console.export_text()
+    )

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from regard import pipeline
 from regard.cli import app
 from regard.config import Settings
+from regard.data.batches import Histories
 from regard.data.events import EventLog
 from regard.data.knowledge import Knowledge
 from regard.data.sources import Columns
@@ -171,6 +172,28 @@ def test_a_grown_log_keeps_rows_by_id_whatever_the_order(form: str, transfer: st
         assert run.manifest["from"]["rows"]["users"] == {"copied": 12, "new": 1, "left_out": 0}
     assert run.manifest["from"]["rows"]["attribute colour"] == {"copied": 3, "new": 1, "left_out": 0}
     assert run.manifest["from"]["fingerprint"] == first.manifest["files"]["weights.safetensors"]["sha256"]
+
+
+@pytest.mark.parametrize("zero", [True, False])
+def test_pairs_are_those_of_the_run_where_nothing_is_trained_else_those_of_the_log(zero: bool, tmp_path: Path) -> None:
+    old, new, _ = logs()
+    told = {"model.name": "self-attention", "train.epochs": 2, "model.width": 8, "model.heads": 1}
+    first = pipeline.train(old, small(**told), tmp_path / "first")
+    settings = zero_shot() if zero else on(**{"train.epochs": 1})
+    run = pipeline.train(new, settings, tmp_path / "grown", start=first)
+    other = first if zero else pipeline.train(new, small(**told), tmp_path / "new")
+    there = torch.from_numpy((old if zero else new).items.index(new.items.array).astype(np.int64))
+    found, expected = (near_of(one, items) for one, items in ((run, torch.arange(1, new.n_items + 1)), (other, there)))
+    expected = torch.where((there > 0)[:, None] & (there > 0), expected[:, there], 0.0)
+    torch.testing.assert_close(found[:, 1:], expected)
+    assert found.sum() > 0
+
+
+def near_of(run: Run, items: torch.Tensor) -> torch.Tensor:
+    """What stands near each item by itself, a row each."""
+    near = run.stage().near  # type: ignore[union-attr]
+    counts: torch.Tensor = near(Histories(items, torch.arange(len(items) + 1)))  # type: ignore[operator, misc]
+    return counts
 
 
 def described(rows: list[tuple[str, str]], behaviours: list[str], devices: list[str]) -> Dataset:

@@ -197,7 +197,8 @@ def test_the_first_trial_has_the_settings_as_they_are(
 ) -> None:
     train = planted(monkeypatch, bowl)
     found = tune(dataset, small(), tmp_path / "in", trials=2, search=BOWL)
-    of_size = ["train.metric=ndcg@10", "model.dropout=0.5", "train.table_rate=10.0", "train.learning_rate=1e-3"]
+    of_size = ["model.dropout=0.5", "model.covisit_weight=3.0", "train.table_rate=10.0", "train.learning_rate=1e-3"]
+    of_size.append("train.metric=ndcg@10")
     assert train.asked[0][0].model_dump() == small().changed(of_size).model_dump()
     assert found.trials[0].settings == {"train.learning_rate": "0.001", "model.dropout": "0.5", "model.width": "8"}
     tune(dataset, small(), tmp_path / "out", trials=1, search=["model.width=16,32", "model.dropout=0..0.5"])
@@ -435,7 +436,7 @@ def test_the_table_of_many_trials_fits_and_drops_nothing_silently(
     vectors = pipeline.knowledge(dataset, {dataset.items.id(at + 1): [at, 1.0] for at in range(dataset.n_items)})
     found = tune(dataset, told, tmp_path / "tuned", trials=40, vectors=vectors)
     assert capfd.readouterr() == ("", "")  # nor does Optuna say anything
-    assert len(found.best.settings) == 10
+    assert len(found.best.settings) == 11
     with (tmp_path / "table.txt").open("w") as file:
         tuning(found, Console(file=file, width=100), as_json=False)
     printed = (tmp_path / "table.txt").read_text()
@@ -462,7 +463,7 @@ def test_the_command_goes_on_and_prints_json(tmp_path: Path) -> None:
     told = json.loads(done.stdout)
     assert done.stderr == ""
     assert [one["number"] for one in told["trials"]] == [1, 2, 3]
-    assert told["settings"]["model"] == {"name": "mean", "width": 8, "dropout": 0.5}
+    assert told["settings"]["model"] == {"name": "mean", "width": 8, "dropout": 0.5, "covisit_weight": 3.0}
     assert told["best"]["settings"]["train.learning_rate"] == told["settings"]["train"]["learning_rate"]
     with pytest.raises(InputError, match="expected --out FOLDER"):
         CliRunner().invoke(app, ["tune", shop], catch_exceptions=False)

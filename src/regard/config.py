@@ -111,6 +111,12 @@ class ModelSettings(Section):
         description="retrievers: this times the cosine of pretrained vectors of an item and of the history is added to "
         "its score, the fewer training events it has the more; 6 if not told",
     )
+    covisit_weight: float = Field(
+        0.0,
+        ge=0,
+        description="retrievers: what is added to the score of the item most often met near those of the history, and "
+        "to others by the root of their share of it; unless told, by size",
+    )
     interest: str = Field("target", description="how a ranker reads a history; `regard train --help` lists the forms")
     projections: Literal["separate", "shared", "none"] = Field(
         "separate", description="linear maps of queries, keys and values: three, one for all, or none"

@@ -8,26 +8,21 @@ Letters: B histories, T events, V items with the unknown one (n_items + 1).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from regard.data.batches import Histories
 from regard.errors import ProtocolError
-from regard.model.covisit import Pairing, neighbours
-from regard.model.popular import Baseline, Choice, Popular, RecentPopular, training_events
-from regard.model.topk import owners
+from regard.model.neighbourhood import Neighbourhood, aged
+from regard.model.popular import Baseline, Choice, Popular, RecentPopular
 
 if TYPE_CHECKING:
     from regard.data.split import Split
     from regard.data.store import Dataset
 
 __all__ = ["BASELINES", "Baseline", "Choice", "CoVisit", "Popular", "RecentPopular", "Repeat"]
-
-EVENTS_AT_ONCE = 4_096  # of which neighbours are looked up together
 
 
 class Repeat(Baseline):
@@ -73,7 +68,7 @@ class Repeat(Baseline):
 
     def scores(self, histories: Histories) -> Tensor:
         """See `Baseline.scores`."""
-        row, weight = _aged(histories, self.decay)
+        row, weight = aged(histories, self.decay)
         cell = row * (self.n_items + 1) + histories.items
         own = weight.new_zeros(len(histories) * (self.n_items + 1))
         own = own.scatter_reduce(0, cell, weight, "amax") if self.newest_only else own.index_add(0, cell, weight)
@@ -83,29 +78,13 @@ class Repeat(Baseline):
 
 
 class CoVisit(Baseline):
-    """Items that stand near the newest events of a history in the training histories of all; the others by popularity.
-
-    score(j) = sum over the events i of the history of (1 + age(i)) ** -decay * weight(i, j), the weights of
-    `covisit.neighbours`. With a log without order all events count alike, and the pairs are drawn: each event is
-    paired with the `window` others that follow it in a shuffled history.
-    """
+    """Items that stand near the newest events of a history (`Neighbourhood`); the others by popularity."""
 
     name = "co-visit"
-    newest: Tensor
-    """How many of the newest events speak, 0 = all."""
-    decay: Tensor
-    offsets: Tensor
-    """int64 (V + 1,): the neighbours of item i are at offsets[i]:offsets[i + 1] of the two below."""
-    neighbours: Tensor
-    weights: Tensor
 
     def __init__(self, n_items: int) -> None:
         super().__init__(n_items)
-        self.register_buffer("newest", torch.zeros((), dtype=torch.int64))
-        self.register_buffer("decay", torch.zeros((), dtype=torch.float64))
-        self.register_buffer("offsets", torch.zeros(n_items + 2, dtype=torch.int64))
-        self.register_buffer("neighbours", torch.zeros(0, dtype=torch.int32))
-        self.register_buffer("weights", torch.zeros(0))
+        self.near = Neighbourhood(n_items)
 
     @classmethod
     def choices(cls, dataset: Dataset, split: Split) -> list[Choice]:  # noqa: ARG003
@@ -124,88 +103,15 @@ class CoVisit(Baseline):
         ]
 
     @classmethod
-    def fit(
-        cls,
-        dataset: Dataset,
-        split: Split,
-        *,
-        window: int = 20,
-        decay: float = 1.0,
-        directed: bool = True,
-        powers: Sequence[float] = (0.5, 0.25),
-        most: int = 200,
-        newest: int = 50,
-    ) -> Self:
-        """Count pairs of training events.
-
-        Args:
-            dataset: the log.
-            split: which of its events train.
-            window: farthest two events of a user may be apart to be a pair.
-            decay: how fast the events of a history lose their say.
-            directed: only what comes after counts.
-            powers: of the popularity of either item in the divisor, see `covisit.neighbours`.
-            most: neighbours kept of each item.
-            newest: events of a history that speak.
-
-        Raises:
-            ProtocolError: the log has no order, and the choice needs one.
-        """
-        ordered = dataset.time_kind != "none"
-        if not ordered and (decay or directed):
-            raise ProtocolError(
-                f"co-visit with decay {decay} and directed {directed} needs an order of events, but this log has no "
-                "time column; use decay 0 and directed false"
-            )
+    def fit(cls, dataset: Dataset, split: Split, **choice: Any) -> Self:
+        """Count pairs of training events, as `Neighbourhood.count` does."""
         model = super().fit(dataset, split)
-        events, users = training_events(dataset, split)
-        if not ordered:
-            events = events[np.lexsort((np.random.default_rng(0).random(len(events)), users))]
-        pairing = Pairing(window, directed, by_distance=ordered)
-        power_from, power_to = powers
-        found = neighbours(dataset.item[events], users, dataset.n_items, pairing, (power_from, power_to), most)
-        model.newest.fill_(newest if ordered else 0)
-        model.decay.fill_(decay)
-        model.offsets, model.neighbours, model.weights = map(
-            torch.from_numpy, (found.offsets, found.items, found.weights)
-        )
+        model.near.count(dataset, split, **choice)
         return model
 
     def scores(self, histories: Histories) -> Tensor:
         """See `Baseline.scores`."""
-        row, weight = _aged(histories, self.decay)
-        items = histories.items
-        if self.newest:
-            near = torch.arange(len(items), device=items.device) >= (histories.offsets[1:] - self.newest)[row]
-            row, weight, items = row[near], weight[near], items[near]
-        own = weight.new_zeros(len(histories) * (self.n_items + 1))
-        for piece in torch.arange(len(items), device=items.device).split(EVENTS_AT_ONCE):
-            event, place = self._pairs(items[piece])
-            cell = row[piece][event] * (self.n_items + 1) + self.neighbours[place]
-            own.index_add_(0, cell, weight[piece][event] * self.weights[place])
-        return self._above_popular(own.view(len(histories), -1))
-
-    def _pairs(self, items: Tensor) -> tuple[Tensor, Tensor]:
-        """Return which event each pair belongs to, and where its neighbour and weight are."""
-        first = self.offsets[items]
-        sizes = self.offsets[items + 1] - first
-        event = torch.repeat_interleave(sizes)
-        before = sizes.cumsum(0) - sizes
-        return event, torch.arange(len(event), device=items.device) + (first - before)[event]
-
-    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *rest: Any) -> None:
-        """Make room for as many pairs as the saved model has."""
-        for name in ("neighbours", "weights"):
-            if prefix + name in state_dict:
-                setattr(self, name, getattr(self, name).new_empty(state_dict[prefix + name].shape))
-        super()._load_from_state_dict(state_dict, prefix, *rest)
+        return self._above_popular(self.near(histories))
 
 
 BASELINES: dict[str, type[Baseline]] = {cls.name: cls for cls in (Popular, RecentPopular, Repeat, CoVisit)}
-
-
-def _aged(histories: Histories, decay: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the row (T,) of each event and its float64 weight (1 + age) ** -decay, age 0 being the newest."""
-    row = owners(histories.offsets)
-    age = histories.offsets[1:][row] - 1 - torch.arange(len(row), device=row.device)
-    return row, (1.0 + age.double()) ** -decay

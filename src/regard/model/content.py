@@ -60,7 +60,7 @@ class Content(nn.Module):
         return self.rows * (self.gate * math.sqrt(self.weight))[:, None]
 
     def add_to(self, scores: Tensor, histories: Histories) -> Tensor:
-        """Add to scores (B, V + 1) what `users` and `table` make, in place; the rows of a large table are not copied."""
+        """Add to scores (B, V + 1) what `users` and `table` make, in place; no rows of a large table are copied."""
         return scores.addcmul_(self.users(histories) @ self.rows.T, self.gate, value=math.sqrt(self.weight))
 
     def users(self, histories: Histories) -> Tensor:

@@ -73,11 +73,11 @@ def check_ranker(settings: ModelSettings) -> None:
             f"model.temperature={settings.temperature:g} is for retrievers, whose scores are products; a ranker's are "
             "log-odds: leave it out"
         )
-    if settings.content_weight:
-        raise SettingsError(
-            f"model.content_weight={settings.content_weight:g} is for retrievers; a ranker reads pretrained vectors of "
-            "events and candidate itself: leave it out"
-        )
+    for name in ("content_weight", "covisit_weight"):
+        if weight := getattr(settings, name):
+            raise SettingsError(
+                f"model.{name}={weight:g} is for retrievers, and a ranker would not read it: leave it out"
+            )
     if settings.residual == "gated" and settings.interest != "transformer":
         raise SettingsError(
             f"model.residual=gated is of blocks, and interest {settings.interest} has none; use transformer, or leave "
@@ -98,6 +98,7 @@ def check_factorization(settings: ModelSettings) -> None:
         "time_lags",
         "time_bias",
         "content_weight",
+        "covisit_weight",
         "residual",
         "temperature",
         "negatives",

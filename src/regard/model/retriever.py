@@ -18,6 +18,7 @@ from regard.model.encoder import ENCODERS
 from regard.model.items import ItemTable
 from regard.model.losses import next_item_loss, sampled_next_item_loss
 from regard.model.negatives import SharedNegatives
+from regard.model.neighbourhood import Neighbourhood
 from regard.model.transfer import first_nothing
 
 
@@ -39,6 +40,8 @@ class Retriever(nn.Module):
         self.item_embedding = ItemTable(shape, settings)
         weight = settings.content_weight if shape.vectors else 0.0
         self.content = Content(shape.items, shape.vectors, weight) if weight else None
+        self.near = Neighbourhood(shape.items) if settings.covisit_weight else None
+        self.near_weight = settings.covisit_weight
         self.embedding = EventEmbedding(shape.behaviours, settings)
         self.request = RequestEmbedding(shape.context, settings.width) if shape.context else None
         self.encoder = ENCODERS[settings.name](settings)
@@ -70,6 +73,8 @@ class Retriever(nn.Module):
         self.item_embedding.grow(rows, told)
         if self.content is not None:
             self.content.grow(rows)
+        if self.near is not None:
+            self.near.grow(len(told))
         self.known = torch.cat([self.known, told.to(self.known.device)])
         self.trained = torch.cat([self.trained, torch.zeros_like(told, device=self.trained.device)])
 
@@ -130,12 +135,22 @@ class Retriever(nn.Module):
         )
 
     def scores(self, histories: Histories) -> Tensor:
-        """(B, n_items + 1) float32; column 0 means nothing."""
+        """(B, n_items + 1) float32; column 0 means nothing.
+
+        What is learned, and what is added to it: a match of content, and what was counted. Of the counts the root of
+        their share of the largest is added, so that the weight means the same for every history; more than a hundred
+        pairs of an item hardly change it.
+        """
         table = self._vectors()
         users = self._newest(histories, table)
         with torch.autocast(users.device.type, enabled=False):  # in half precision items would tie
             scores = users.float() @ table.float().T
-            return scores if self.content is None else self.content.add_to(scores, histories)
+            if self.content is not None:
+                self.content.add_to(scores, histories)
+            if self.near is not None:
+                counts = self.near(histories).float()
+                scores.add_((counts / counts.amax(1, keepdim=True).clamp_min(1e-9)).sqrt_(), alpha=self.near_weight)
+            return scores
 
     def _offered(self, table: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """The rows (V', width) that compete in the softmax, and which of them the targets are.

@@ -34,6 +34,8 @@ from regard.training.sizes import by_size, size_line
 from regard.training.start import Start, start_line
 from regard.training.transfer import Fitted
 
+_PAIRS, _NEWEST = 100, 20
+"""Of what a retriever counts: pairs of an item, and events of a history that speak. More of either is no better."""
 Validate = Callable[[], dict[str, Any]]
 """Figures of which less is better."""
 
@@ -135,6 +137,11 @@ def _ready(
         model.negatives.take(
             torch.from_numpy(counts), torch.from_numpy(protocol.split.target_item_counts(protocol.dataset))
         )
+    if isinstance(model, Retriever) and model.near is not None and not protocol.settings.train.zero_shot:
+        ordered: dict[str, Any] = (
+            {} if protocol.dataset.time_kind != "none" else {"window": 10, "decay": 0.0, "directed": False}
+        )
+        model.near.count(protocol.dataset, protocol.split, most=_PAIRS, newest=_NEWEST, **ordered)
     if fitted is not None:
         fitted.hand_to(model, counts)
     if fitted_users is not None:

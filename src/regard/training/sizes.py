@@ -21,7 +21,8 @@ _DROPOUT = ((_SPARSE, 0.5), (100.0, 0.3), (np.inf, 0.2))
 _TABLE_RATE, _SPARSE_RATE = 10.0, 1e-3
 _VECTORS_RATE = 1.0
 """Of a sparse table that starts from vectors: what was learned on words is not to be forgotten in a few steps."""
-_CONTENT_WEIGHT = 6.0
+_CONTENT_WEIGHT, _COVISIT_WEIGHT = 6.0, 3.0
+"""What is added when items are scored, in units of the logits of a softmax."""
 RULE = 3
 """Raised with every change of the rule, so that what is kept under its settings is not taken for the same."""
 _LARGE, _NEGATIVES = 50_000, 2048
@@ -73,6 +74,8 @@ def by_size(protocol: Protocol, *, vectors: bool = False) -> tuple[Settings, dic
     wanted: dict[str, Any] = {"train.epochs": size.epochs, "model.dropout": size.dropout}
     if vectors:
         wanted["model.content_weight"] = _CONTENT_WEIGHT
+    if size.items < _LARGE:
+        wanted["model.covisit_weight"] = _COVISIT_WEIGHT
     if settings.train.epochs == 0:
         told -= {"train.epochs"}
     if "train.learning_rate" not in told:  # the rates go together

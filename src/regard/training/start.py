@@ -37,7 +37,7 @@ from regard.training.marks import Marks, found, joined, marks_of
 from regard.training.people import people
 from regard.training.protocol import Protocol
 
-_FREE = ("dropout", "negatives", "negative_sampling", "id_dropout", "content_weight", "vector_scale")
+_FREE = ("dropout", "negatives", "negative_sampling", "id_dropout", "content_weight", "covisit_weight", "vector_scale")
 """Of the model's settings: what no weight depends on."""
 _SHAPING = ("labels", "history", "histories")  # of the data's settings: they say what the model reads and learns
 _REDRAWN = ("random", "users")  # splits that draw anew what is held back when a log has grown
@@ -134,7 +134,8 @@ class Start:
         """
         _check_forms(self.run, shape)
         table = model.item_embedding
-        mine, theirs = model.state_dict(), self.run.stage().state_dict()
+        then = self.run.stage()
+        mine, theirs = model.state_dict(), then.state_dict()
         named = hasattr(model, "item_bias") or table.item is not None  # else nothing belongs to the id of an item
         told_of = attributes_of(self.run, protocol.dataset, model, people(protocol))
         joins = joins_of(self.run, protocol.dataset, model, told_of)
@@ -152,7 +153,11 @@ class Start:
                 plain += _copied(self.run, name, here, there)
             elif kind in joins and name not in FLAGS:
                 rows[kind] = joins[kind].rows(here, there)
-        self._flags(model, joins, theirs, named, protocol.settings.train.zero_shot)
+        zero_shot = protocol.settings.train.zero_shot
+        self._flags(model, joins, theirs, named, zero_shot)
+        near, counted = (getattr(one, "near", None) for one in (model, then))
+        if zero_shot and named and near is not None and counted is not None:  # else counted in this dataset
+            near.take_from(counted, joins["items"].places)
         told = {"run": str(self.run.path.resolve()), "fingerprint": self.fingerprint}
         return {**told, "weights": plain, "rows": dict(sorted(rows.items())), "notes": notes}
 
