@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -31,13 +31,15 @@ from regard.data.store import Dataset
 from regard.evaluate.protocol import processor
 from regard.model import topk
 from regard.model.models import build
+from regard.model.neighbourhood import MOST, NEWEST
 from regard.model.retriever import Retriever
 from regard.train.loop import autocast_type, choose_device, set_threads
 from regard.training.protocol import Protocol
+from regard.training.sizes import by_size
 
 DATA = Path(os.environ.get("REGARD_DATA", Path(__file__).parents[2] / "shared" / "data"))
 LOG = DATA / "ml-1m" / "sequences_chronological.csv"
-PARTS = ("histories and cases", "encode", "score", "rank", "metrics")
+PARTS = ("histories and cases", "encode", "count", "score", "rank", "metrics")
 
 
 @contextmanager
@@ -58,6 +60,7 @@ def clocks(model: Retriever) -> Iterator[dict[str, float]]:
 
     with (
         patch.object(model, "users", timed("users", model.users)),
+        patch.object(model.near, "forward", timed("count", model.near.forward)) if model.near else nullcontext(),
         patch.object(model, "scores", timed("scores", model.scores)),
         patch.object(topk, "rank_and_top", timed("rank", topk.rank_and_top)),
     ):
@@ -71,10 +74,10 @@ def evaluated(protocol: Protocol, model: Retriever) -> dict[str, float]:
         result = protocol.measured(protocol.scorer(model), "test")
         total = time.perf_counter() - began
     metrics = result.timing["metrics_seconds"]
-    encode, score, rank = seconds["users"], seconds["scores"] - seconds["users"], seconds["rank"]
-    return dict(zip(PARTS, (total - metrics - encode - score - rank, encode, score, rank, metrics), strict=True)) | {
-        "total": total
-    }
+    encode, count, rank = seconds["users"], seconds["count"], seconds["rank"]
+    score = seconds["scores"] - encode - count
+    found = (total - metrics - encode - count - score - rank, encode, count, score, rank, metrics)
+    return dict(zip(PARTS, found, strict=True)) | {"total": total}
 
 
 def main() -> None:
@@ -90,11 +93,14 @@ def main() -> None:
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
         dataset = Dataset.build(EventLog.read(str(LOG), Columns("user_id", "movie_id", "position")), Path(folder) / "d")
+        settings = by_size(Protocol.of(dataset, settings))[0]
         protocol = Protocol.of(dataset, settings)
         device = choose_device(settings.train.device)
         model = build(settings, Shape.of(dataset))
         assert isinstance(model, Retriever)
         model.known = torch.from_numpy(protocol.split.training_item_counts(dataset) > 0)
+        if model.near is not None:
+            model.near.count(dataset, protocol.split, most=MOST, newest=NEWEST)
         model.to(device)
         found = [evaluated(protocol, model) for _ in range(asked.repeat)]
     precision = autocast_type(settings.train.precision, device) or torch.float32

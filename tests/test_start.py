@@ -20,7 +20,8 @@ from regard.data.events import EventLog
 from regard.data.knowledge import Knowledge
 from regard.data.sources import Columns
 from regard.data.store import Dataset
-from regard.errors import RegardError
+from regard.errors import RegardError, SettingsError
+from regard.model.retriever import Retriever
 from regard.recommend.recommender import Recommender
 from regard.recommend.run import Run
 
@@ -187,6 +188,39 @@ def test_pairs_are_those_of_the_run_where_nothing_is_trained_else_those_of_the_l
     expected = torch.where((there > 0)[:, None] & (there > 0), expected[:, there], 0.0)
     torch.testing.assert_close(found[:, 1:], expected)
     assert found.sum() > 0
+
+
+def test_another_shop_has_no_counts_and_all_of_the_content(tmp_path: Path) -> None:
+    """Ids that mean nothing here may be called alike: neither pairs nor events are those of such items."""
+    old, new, vectors = logs()
+    told = {"model.name": "self-attention", "train.epochs": 2, "model.transfer": "frozen"}
+    first = pipeline.train(old, small(**told), tmp_path / "first", vectors=vectors)
+    run = pipeline.train(new, zero_shot(), tmp_path / "other", start=first, vectors=vectors)
+    model = run.stage()
+    assert isinstance(model, Retriever)
+    assert model.near is not None
+    assert len(model.near.weights) == 0
+    assert model.content is not None
+    assert torch.equal(model.content.gate, torch.ones(new.n_items + 1))
+    assert any("no counts are added" in note for note in run.manifest["from"]["notes"])
+
+
+def test_a_match_of_content_told_anew_knows_how_often_the_run_met_an_item(tmp_path: Path) -> None:
+    old, new, vectors = logs()
+    told = {"model.name": "self-attention", "train.epochs": 2, "model.transfer": "init"}
+    first = pipeline.train(old, small(**told, **{"model.content_weight": 0.0}), tmp_path / "first", vectors=vectors)
+    again = zero_shot().changed(["model.content_weight=2.0"])
+    model = pipeline.train(new, again, tmp_path / "grown", start=first, vectors=vectors).stage()
+    assert isinstance(model, Retriever)
+    assert model.content is not None
+    places = old.items.index(new.items.array)
+    events = np.where(places > 0, first.counts[places], 0)
+    torch.testing.assert_close(model.content.gate[1:], torch.from_numpy(5 / (5 + events)).float())
+    plain = pipeline.train(old, small(**{"model.name": "self-attention", "train.epochs": 1}), tmp_path / "plain")
+    with pytest.raises(
+        SettingsError, match=r"model\.content_weight=2\.0 is of pretrained vectors, and none were given"
+    ):
+        pipeline.train(new, again, tmp_path / "refused", start=plain)
 
 
 def near_of(run: Run, items: torch.Tensor) -> torch.Tensor:

@@ -89,6 +89,7 @@ def test_a_retriever_matches_content_unless_told_otherwise(tmp_path: Path) -> No
     once = {"train.epochs": "1"}
     run = pipeline.train(dataset, small("auto", **once), tmp_path / "run", vectors=vectors)
     assert run.settings.model.content_weight == 6
+    assert run.settings.model.transfer == "init"  # and not `auto`, which may mean another way one day
     off = pipeline.train(
         dataset, small("auto", **once, **{"model.content_weight": "0"}), tmp_path / "off", vectors=vectors
     )

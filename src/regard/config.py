@@ -187,7 +187,7 @@ class TrainSettings(Section):
     vectors_rate: float = Field(
         0.1,
         ge=0,
-        description="init: learning rate of vectors, as a multiple of all others; 1 if neither is told, of retrievers",
+        description="init: learning rate of vectors, as a multiple of all others; retrievers: by size",
     )
     freeze: float = Field(0.0, ge=0, lt=1, description="init: share of all steps before item vectors are learned on")
     clip: float = Field(1.0, gt=0, description="largest norm of the gradient")

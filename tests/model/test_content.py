@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
 import torch
@@ -65,15 +63,11 @@ def test_the_score_gains_what_the_definition_says(temperature: float) -> None:
     assert gained[1].abs().max() == 0  # an empty history is about nothing
 
 
-def test_users_and_table_hold_it_too() -> None:
-    """So exact search and exported vectors give the scores of the model."""
-    model = retriever(2.5, context=())
-    assert model.table.shape == (ITEMS + 1, WIDTH + VALUES)
-    users = model.users(histories(), model.table)
-    torch.testing.assert_close(users @ model.table.T, model.scores(histories()))
-    own = model.table[:, WIDTH:].norm(dim=1)
-    assert own[8] == 0  # nothing is told of it
-    assert own[4].item() == pytest.approx(math.sqrt(2.5))  # nobody has met it
+def test_item_vectors_are_the_learned_ones() -> None:
+    """What is added says how few have met an item: it has no place where items are compared, or handed on."""
+    plain, model = retriever(0.0), retriever(2.5)
+    torch.testing.assert_close(model.table, plain.table)
+    torch.testing.assert_close(model.users(histories(), model.table) @ model.table.T, plain.scores(histories()))
 
 
 def test_training_is_as_it_was() -> None:
@@ -103,7 +97,7 @@ def test_a_catalogue_that_grew_scores_as_one_that_had_the_items_from_the_start(t
     met, unmet = EVENTS / (COUNTS[-1] + EVENTS), 1.0
     content = whole.content
     assert content is not None
-    more = (content.users(histories()) @ content.table[-1:].T)[:, 0] * (unmet / met - 1)
+    more = 4.0 * (unmet - met) * (content.lately(histories()) @ content.rows[-1])
     if transfer == "frozen":  # no row of an id, no gate of its own: that is all that counts
         torch.testing.assert_close(grown[:, -1], expected[:, -1] + more)
 

@@ -70,6 +70,30 @@ def test_counts_are_those_of_a_loop(window: int, decay: float, powers: tuple[flo
             assert found[row, at].item() == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.parametrize("rule", ["leave-one-out", "users:0.3", "random:0.6,0.2,0.2"])
+def test_what_is_held_back_is_not_counted(rule: str) -> None:
+    """As the counts of a log that has only the events that train, by the items' own ids."""
+    log = dataset()
+    split, near = make_split(log, rule), Neighbourhood(log.n_items)
+    near.count(log, split)
+    rows = split.training_rows(log)
+    kept = {rank: [] for rank in range(1, log.n_users + 1)}  # type: ignore[var-annotated]
+    for row in rows.tolist():
+        kept[int((log.offsets <= row).sum()) - 1].append(int(log.item[row]))
+    expected = torch.zeros(log.n_items + 1, log.n_items + 1, dtype=torch.float64)
+    events = torch.bincount(
+        torch.tensor([item for items in kept.values() for item in items]), minlength=log.n_items + 1
+    )
+    for items in kept.values():
+        for at, one in enumerate(items):
+            for later in range(at + 1, len(items)):
+                expected[one, items[later]] += 1 / (later - at)
+    powers = events.clamp_min(1).double()
+    expected /= powers[:, None] ** 0.5 * powers**0.25
+    found = near(Histories(torch.arange(log.n_items + 1), torch.arange(log.n_items + 2)))
+    torch.testing.assert_close(found[1:], expected[1:], atol=1e-6, rtol=1e-6)
+
+
 def retriever(log: Dataset, weight: float) -> Retriever:
     torch.manual_seed(0)
     model = Retriever(Shape(log.n_items), ModelSettings(width=8, dropout=0.0, covisit_weight=weight)).eval()

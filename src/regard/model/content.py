@@ -14,8 +14,6 @@ Letters: V items, K values of a vector, B histories of T events together.
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -47,6 +45,10 @@ class Content(nn.Module):
     def take(self, rows: Tensor, counts: Tensor) -> None:
         """Read vectors (V + 1, K), centred, 0 where nothing is told, and training events of items (V + 1,)."""
         self.rows.copy_(functional.normalize(rows, dim=1))
+        self.weigh(counts)
+
+    def weigh(self, counts: Tensor) -> None:
+        """Say how many training events items have, (V + 1,)."""
         self.gate.copy_(EVENTS / (counts + EVENTS))
 
     def grow(self, rows: Tensor) -> None:
@@ -54,19 +56,14 @@ class Content(nn.Module):
         self.rows = torch.cat([self.rows, functional.normalize(rows, dim=1).to(self.rows)])
         self.gate = torch.cat([self.gate, self.gate.new_ones(len(rows))])
 
-    @property
-    def table(self) -> Tensor:
-        """What `users` are multiplied by, (V + 1, K)."""
-        return self.rows * (self.gate * math.sqrt(self.weight))[:, None]
-
     def add_to(self, scores: Tensor, histories: Histories) -> Tensor:
-        """Add to scores (B, V + 1) what `users` and `table` make, in place; no rows of a large table are copied."""
-        return scores.addcmul_(self.users(histories) @ self.rows.T, self.gate, value=math.sqrt(self.weight))
+        """Add to scores (B, V + 1), in place; no rows of a large table are copied."""
+        return scores.addcmul_(self.lately(histories) @ self.rows.T, self.gate, value=self.weight)
 
-    def users(self, histories: Histories) -> Tensor:
-        """What histories have been about lately, (B, K); 0 where nothing is told of any of their items."""
+    def lately(self, histories: Histories) -> Tensor:
+        """What histories have been about lately: directions (B, K), 0 where nothing is told of any of their items."""
         owner = owners(histories.offsets)
         age = histories.offsets[1:][owner] - 1 - torch.arange(len(owner), device=owner.device)
         sums = self.rows.new_zeros(len(histories), self.rows.shape[1])
         sums.index_add_(0, owner, self.rows[histories.items] * (DECAY**age)[:, None])
-        return functional.normalize(sums, dim=1) * math.sqrt(self.weight)
+        return functional.normalize(sums, dim=1)

@@ -103,6 +103,15 @@ def _blocks(items: Int32, users: Int32, popularity: Int64, pairing: Pairing) -> 
 
 def _count(items: Int32, users: Int32, events: Int64, block: tuple[int, int], pairing: Pairing) -> sparse.csr_matrix:
     """Count pairs of these events, all those of the items of the block, with their neighbours in time."""
+    parts = np.array_split(events, max(1, -(-len(events) * len(pairing.steps) // PAIRS_AT_ONCE)))
+    return sum(
+        (_counted(items, users, part, block, pairing) for part in parts[1:]),
+        start=_counted(items, users, parts[0], block, pairing),
+    )
+
+
+def _counted(items: Int32, users: Int32, events: Int64, block: tuple[int, int], pairing: Pairing) -> sparse.csr_matrix:
+    """Count as `_count` does, all at once."""
     partners = events[:, None] + pairing.steps
     inside = (partners >= 0) & (partners < len(items))
     partners = np.where(inside, partners, events[:, None])

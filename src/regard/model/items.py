@@ -32,11 +32,11 @@ class ItemTable(AttributeTable):
 
     def __init__(self, shape: Shape, settings: ModelSettings) -> None:
         super().__init__()
-        self.width, rows = settings.width, settings.hash_rows
+        width, rows = settings.width, settings.hash_rows
         scale = first_scale(settings)
         self.pretrained = build_transfer(shape.items, shape.vectors, settings, scale)
         self.item = self._first(rows or shape.items, settings, scale)
-        self.describe(shape.attributes, shape.items, self.width, scale)
+        self.describe(shape.attributes, shape.items, width, scale)
         self.by_rows = False  # the gradient of `item` is sparse where items are asked for one by one
         self.hashes: Tensor | None
         hashes = torch.zeros(shape.items + 1, settings.hash_functions, dtype=torch.int32) if rows else None

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from regard.data.store import Dataset
 
 EVENTS_AT_ONCE = 4_096  # of which neighbours are looked up together
+MOST, NEWEST = 100, 20
+"""Of what a retriever counts: neighbours of an item, and events of a history that speak. More is no better."""
 
 
 class Neighbourhood(nn.Module):
@@ -112,7 +114,7 @@ class Neighbourhood(nn.Module):
 
     def grow(self, count: int) -> None:
         """Append items that came after training: nothing was near them."""
-        self.offsets = functional.pad(self.offsets[None], (0, count), mode="replicate")[0]
+        self.offsets = torch.cat([self.offsets, self.offsets[-1:].expand(count)])
 
     def take_from(self, other: Neighbourhood, places: Tensor) -> None:
         """Take the counts of another catalogue, whose item `places[i]` is item i here; 0 = it is not there."""

@@ -80,12 +80,8 @@ class Retriever(nn.Module):
 
     @property
     def table(self) -> Tensor:
-        """Item vectors that `users` are multiplied by, (n_items + 1, width); row 0 is the unknown item.
-
-        With `model.content_weight` the values of `Content` follow those of the learned vector.
-        """
-        table = self._vectors()
-        return table if self.content is None else torch.cat([table.float(), self.content.table], 1)
+        """Item vectors, (n_items + 1, width); row 0 is the unknown item."""
+        return self._vectors()
 
     def _vectors(self, items: Tensor | None = None) -> Tensor:
         """Vectors of items (n,), of all where none are named; of length 1 with `model.temperature`."""
@@ -105,12 +101,7 @@ class Retriever(nn.Module):
         return states
 
     def users(self, histories: Histories, table: Tensor) -> Tensor:
-        """What scores items by a dot product with their rows of `table`, one for each history: (B, as wide as it)."""
-        learned = self._newest(histories, table[:, : self.item_embedding.width])
-        return learned if self.content is None else torch.cat([learned.float(), self.content.users(histories)], 1)
-
-    def _newest(self, histories: Histories, table: Tensor) -> Tensor:
-        """What scores learned vectors (V + 1, width), from the state after the last event of each history."""
+        """What scores items by a dot product, from the state after the last event of each history: (B, width)."""
         events, clock = self.embedding(histories, table), self.clocks(histories)
         states = self.encoder.newest(events, histories.offsets, clock)
         rows = self.nothing.to(states.dtype).expand(len(histories), -1)
@@ -138,11 +129,10 @@ class Retriever(nn.Module):
         """(B, n_items + 1) float32; column 0 means nothing.
 
         What is learned, and what is added to it: a match of content, and what was counted. Of the counts the root of
-        their share of the largest is added, so that the weight means the same for every history; more than a hundred
-        pairs of an item hardly change it.
+        their share of the largest is added, so that the weight means the same for every history.
         """
-        table = self._vectors()
-        users = self._newest(histories, table)
+        table = self.table
+        users = self.users(histories, table)
         with torch.autocast(users.device.type, enabled=False):  # in half precision items would tie
             scores = users.float() @ table.float().T
             if self.content is not None:
@@ -170,7 +160,7 @@ class Retriever(nn.Module):
         """
         targets = torch.cat([batch.targets[batch.targets > 0], batch.first_targets[batch.first_targets > 0]])
         if self.negatives is None:
-            table = self._vectors()
+            table = self.table
             items, places = self._offered(table, targets)
             return next_item_loss(self._predicting(batch, batch.histories, table), items, places)
         negatives, correction = self.negatives(targets, self.trained)

@@ -21,8 +21,10 @@ from regard.errors import SettingsError, nearest
 from regard.evaluate.compare import ERRORS
 from regard.model.factorization import Factorization
 from regard.model.models import Learned, build
+from regard.model.neighbourhood import MOST, NEWEST
 from regard.model.ranker import Ranker, RankerScorer
 from regard.model.retriever import Retriever
+from regard.model.transfer import mode_of
 from regard.train.heap import keep_freed
 from regard.train.loop import Batches, autocast_type, choose_device, fit, set_threads
 from regard.train.progress import Watch
@@ -34,8 +36,6 @@ from regard.training.sizes import by_size, size_line
 from regard.training.start import Start, start_line
 from regard.training.transfer import Fitted
 
-_PAIRS, _NEWEST = 100, 20
-"""Of what a retriever counts: pairs of an item, and events of a history that speak. More of either is no better."""
 Validate = Callable[[], dict[str, Any]]
 """Figures of which less is better."""
 
@@ -55,6 +55,8 @@ def learn(
     it goes on from.
     """
     settings, size = by_size(protocol, vectors=fitted is not None)
+    if fitted is not None or fitted_users is not None:  # what a run is does not hang on what `auto` will mean one day
+        settings = settings.changed([f"model.transfer={mode_of(settings.model)}"])
     protocol, dataset = replace(protocol, settings=settings), protocol.dataset
     check_learnable(dataset, settings)
     set_threads(settings.train.threads)
@@ -138,10 +140,7 @@ def _ready(
             torch.from_numpy(counts), torch.from_numpy(protocol.split.target_item_counts(protocol.dataset))
         )
     if isinstance(model, Retriever) and model.near is not None and not protocol.settings.train.zero_shot:
-        ordered: dict[str, Any] = (
-            {} if protocol.dataset.time_kind != "none" else {"window": 10, "decay": 0.0, "directed": False}
-        )
-        model.near.count(protocol.dataset, protocol.split, most=_PAIRS, newest=_NEWEST, **ordered)
+        model.near.count(protocol.dataset, protocol.split, most=MOST, newest=NEWEST)
     if fitted is not None:
         fitted.hand_to(model, counts)
     if fitted_users is not None:

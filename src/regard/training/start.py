@@ -29,6 +29,7 @@ from regard.data.store import Dataset
 from regard.errors import InputError, SettingsError
 from regard.model.baseline import BASELINES
 from regard.model.models import Learned
+from regard.model.retriever import Retriever
 from regard.model.transfer import mode_of
 from regard.recommend.additions import VectorMaker
 from regard.recommend.run import WEIGHTS, Run
@@ -155,9 +156,8 @@ class Start:
                 rows[kind] = joins[kind].rows(here, there)
         zero_shot = protocol.settings.train.zero_shot
         self._flags(model, joins, theirs, named, zero_shot)
-        near, counted = (getattr(one, "near", None) for one in (model, then))
-        if zero_shot and named and near is not None and counted is not None:  # else counted in this dataset
-            near.take_from(counted, joins["items"].places)
+        if zero_shot and isinstance(model, Retriever):
+            notes += self._counts(model, then, joins["items"] if named else None)
         told = {"run": str(self.run.path.resolve()), "fingerprint": self.fingerprint}
         return {**told, "weights": plain, "rows": dict(sorted(rows.items())), "notes": notes}
 
@@ -178,11 +178,28 @@ class Start:
             elif name != "trained":
                 flag.logical_or_(before)
         if zero_shot:
-            for name, gate in model.state_dict().items():
-                if name.endswith(".gate"):  # of whom the run has no events, the vector counts in full
+            for who, table in (("items", model.item_embedding), ("users", getattr(model, "user", None))):
+                gate = getattr(getattr(table, "pretrained", None), "gate", None)
+                if gate is not None:  # of whom the run has no events, the vector counts in full
                     gate.fill_(1.0)
-                    if name in theirs:
-                        joins["users" if name.startswith("user.") else "items"].rows(gate, theirs[name])
+                    key = "item_embedding" if who == "items" else "user"
+                    joins[who].rows(gate, theirs[f"{key}.pretrained.gate"])
+
+    def _counts(self, model: Retriever, then: Any, items: Join | None) -> list[str]:
+        """Take what the run has counted of items that it knows by id; None = it knows none so. Return what to note."""
+        if model.content is not None:
+            events = torch.zeros(len(model.known), dtype=torch.int64)
+            if items is not None:
+                items.rows(events, torch.from_numpy(self.run.counts))
+            model.content.weigh(events)
+        if model.near is None:
+            return []
+        if items is None or then.near is None:
+            return [
+                "pairs belong to ids that the run has counted, and it has none of these: no counts are added to scores"
+            ]
+        model.near.take_from(then.near, items.places)
+        return []
 
     def _check_cut(self, protocol: Protocol, joined: bool) -> list[str]:
         """Refuse to measure on events that the run may have learned from; return what else a reader should know."""
