@@ -98,7 +98,7 @@ class ModelSettings(Section):
         "auto",
         description="what pretrained vectors become, docs/transfer.md; auto = init for retrievers, else gate",
     )
-    softness: float = Field(1.0, ge=0, description="spectrum of pretrained vectors: 0 = whitened, large = as it was")
+    softness: float = Field(10.0, ge=0, description="spectrum of pretrained vectors: 0 = whitened, large = as it was")
     word_weights: Literal["sif", "idf", "mean"] = Field(
         "sif",
         description="how much each word counts where vectors are of words: the rarer the more, or all alike (mean)",
