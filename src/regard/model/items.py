@@ -16,9 +16,7 @@ from regard.data.store import Dataset
 from regard.data.vocabulary import collisions
 from regard.model.attributes import AttributeTable
 from regard.model.attributes import vectors as vectors
-from regard.model.transfer import Initial, build_transfer, id_width
-
-_SMALL = ("ranker", "matrix-factorization")  # they learn less by heart where vectors start small: docs/log.md
+from regard.model.transfer import NO_RETRIEVERS, Initial, build_transfer, id_width
 
 
 class ItemTable(AttributeTable):
@@ -124,5 +122,8 @@ def user_table(shape: Shape, settings: ModelSettings) -> ItemTable:
 
 
 def first_scale(settings: ModelSettings) -> float:
-    """The length that vectors have before training, of items and of what is added to them."""
-    return settings.vector_scale or (0.1 if settings.name in _SMALL else 1.0)
+    """The length that vectors have before training, of items and of what is added to them.
+
+    Those of rankers and factorization start small, as they learn less by heart then: docs/log.md.
+    """
+    return settings.vector_scale or (0.1 if settings.name in NO_RETRIEVERS else 1.0)

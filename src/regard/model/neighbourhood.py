@@ -112,6 +112,14 @@ class Neighbourhood(nn.Module):
             sums.index_add_(0, cell, weight[piece][event] * self.weights[place])
         return sums.view(len(histories), size)
 
+    def add_to(self, scores: Tensor, histories: Histories, weight: float) -> Tensor:
+        """Add to scores (B, V), in place: weight times the root of an item's share of the largest count.
+
+        A share, so that the weight means the same for every history; nothing where nothing was counted.
+        """
+        counts = self(histories).float()
+        return scores.add_((counts / counts.amax(1, keepdim=True).clamp_min(1e-9)).sqrt_(), alpha=weight)
+
     def grow(self, count: int) -> None:
         """Append items that came after training: nothing was near them."""
         self.offsets = torch.cat([self.offsets, self.offsets[-1:].expand(count)])

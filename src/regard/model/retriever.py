@@ -128,8 +128,7 @@ class Retriever(nn.Module):
     def scores(self, histories: Histories) -> Tensor:
         """(B, n_items + 1) float32; column 0 means nothing.
 
-        What is learned, and what is added to it: a match of content, and what was counted. Of the counts the root of
-        their share of the largest is added, so that the weight means the same for every history.
+        What is learned, and what is added to it: a match of content, and what was counted (docs/decisions/0010).
         """
         table = self.table
         users = self.users(histories, table)
@@ -138,8 +137,7 @@ class Retriever(nn.Module):
             if self.content is not None:
                 self.content.add_to(scores, histories)
             if self.near is not None:
-                counts = self.near(histories).float()
-                scores.add_((counts / counts.amax(1, keepdim=True).clamp_min(1e-9)).sqrt_(), alpha=self.near_weight)
+                self.near.add_to(scores, histories, self.near_weight)
             return scores
 
     def _offered(self, table: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

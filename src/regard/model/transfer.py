@@ -19,7 +19,7 @@ from regard.errors import SettingsError
 from regard.model.dropout import Dropout
 
 MODES = ("init", "frozen", "fuse", "gate")
-_NO_RETRIEVERS = ("ranker", "matrix-factorization")
+NO_RETRIEVERS = ("ranker", "matrix-factorization")
 
 
 class Pretrained(nn.Module):
@@ -172,10 +172,10 @@ def first_nothing(size: int, scale: float) -> Tensor:
 
 
 def mode_of(settings: ModelSettings) -> str:
-    """What `model.transfer` names; `auto` is what was best for this kind of model."""
+    """What `model.transfer` names; `auto` is `init` for retrievers, where it was measured to be best, else `gate`."""
     if settings.transfer != "auto":
         return settings.transfer
-    return "gate" if settings.name in _NO_RETRIEVERS else "init"
+    return "gate" if settings.name in NO_RETRIEVERS else "init"
 
 
 def build_transfer(items: int, size: int, settings: ModelSettings, scale: float) -> Pretrained | None:
@@ -217,4 +217,14 @@ def id_width(settings: ModelSettings) -> int:
     return width
 
 
-__all__ = ["MODES", "Initial", "Pretrained", "build_transfer", "first_nothing", "id_width", "mode_of", "vector_width"]
+__all__ = [
+    "MODES",
+    "NO_RETRIEVERS",
+    "Initial",
+    "Pretrained",
+    "build_transfer",
+    "first_nothing",
+    "id_width",
+    "mode_of",
+    "vector_width",
+]

@@ -118,8 +118,10 @@ def kind_of(name: str, model: Learned) -> str:
     """Whose rows a tensor of a model holds: those of ids of a kind; `plain` = of no ids; `given` = of the dataset."""
     first, _, last = name.rpartition(".")
     context: tuple[str, ...] = getattr(model, "context", ())
-    if first in ("item_embedding", "content", "near", "user", "user_attributes") or first.endswith(".pretrained"):
-        if first in ("content", "near") or last in ("hashes", "codes", "measures", "rows", "told", "gate"):
+    if first in ("content", "near"):
+        return "given"
+    if first in ("item_embedding", "user", "user_attributes") or first.endswith(".pretrained"):
+        if last in ("hashes", "codes", "measures", "rows", "told", "gate"):
             return "given"
         if last == "item":
             hashed = first == "item_embedding" and model.item_embedding.hashes is not None
