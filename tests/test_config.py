@@ -70,3 +70,11 @@ def test_a_column_is_named_once(name: str) -> None:
     words = rf"^--set: model\.{name}: expected each column once, and Hour is named twice; got \['Hour', 'd', 'Hour'\]$"
     with pytest.raises(SettingsError, match=words):
         Settings().changed([f"model.{name}=Hour,d,Hour"])
+
+
+def test_a_preset_is_written_out_and_what_is_told_beside_it_wins() -> None:
+    gated, timed = Settings().changed(["model.name=gated"]), Settings().changed(["model.name=time-attention"])
+    assert (gated.model.name, gated.model.residual) == ("self-attention", "gated")
+    assert (timed.model.name, timed.model.time_bias) == ("hstu", True)
+    assert Settings().changed(["model.time_bias=false", "model.name=time-attention"]).model.time_bias is False
+    assert gated.changed(["model.width=64"]).model.residual == "gated"  # told, so no rule by size replaces it

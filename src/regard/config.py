@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from regard.errors import InputError, SettingsError, nearest
@@ -57,6 +57,13 @@ class DataSettings(Section):
 
 
 Size = Annotated[int, Field(ge=1)]
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "gated": {"name": "self-attention", "residual": "gated"},
+    "time-attention": {"name": "hstu", "time_bias": True},
+}
+"""Names of models that are another one with settings of its own, which may be told otherwise."""
 
 
 class ModelSettings(Section):
@@ -149,6 +156,13 @@ class ModelSettings(Section):
         "uniform",
         description="how they are drawn: uniform | popularity | in-batch | mixed (half in-batch, half uniform)",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _written_out(cls, body: Any) -> Any:
+        """Write the names of `PRESETS` out, so that a run remembers what its model is."""
+        preset = PRESETS.get(str(body.get("name"))) if isinstance(body, Mapping) else None
+        return {**preset, **body, "name": preset["name"]} if preset else body
 
     @field_validator("attributes", "user_attributes", "context")
     @classmethod

@@ -47,8 +47,8 @@ Data = Annotated[Path | None, typer.Option("--data", help="the dataset, if it is
 ModelName = Annotated[
     str | None,
     typer.Option(
-        help="self-attention (the default), hstu, gru, lstm, seq2seq, additive, mean; matrix-factorization; ranker; "
-        "popular, recent-popular, repeat, co-visit"
+        help="self-attention (the default), gated, hstu, time-attention, gru, lstm, seq2seq, additive, mean; "
+        "matrix-factorization; ranker; popular, recent-popular, repeat, co-visit"
     ),
 ]
 InterestName = Annotated[

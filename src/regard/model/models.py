@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from regard.config import ModelSettings, Settings
+from regard.config import PRESETS, ModelSettings, Settings
 from regard.data.shape import Shape
 from regard.errors import SettingsError, nearest
 from regard.model.baseline import BASELINES
@@ -24,7 +24,8 @@ Learned = Retriever | Ranker | Factorization
 def check_name(name: str) -> None:
     """Raise `SettingsError` that names the nearest known model if there is none of this name."""
     if name not in NAMES:
-        raise SettingsError(f"there is no model {name!r}{nearest(name, NAMES)}; known: {', '.join(NAMES)}")
+        known = (*NAMES, *PRESETS)
+        raise SettingsError(f"there is no model {name!r}{nearest(name, known)}; known: {', '.join(known)}")
 
 
 def build(settings: Settings, shape: Shape) -> Learned | Baseline:
