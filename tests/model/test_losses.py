@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import pytest
 import torch
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from regard.model import losses
 
@@ -38,9 +42,61 @@ def test_next_item_loss_in_bfloat16_stays_close() -> None:
     assert float((mine - other).norm() / other.norm()) < 0.02
 
 
+class Sizes(TorchDispatchMode):
+    """Notes the shapes of all that is made under it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[tuple[int, ...]] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        self.seen |= {tuple(one.shape) for one in (made if isinstance(made, tuple) else (made,)) if torch.is_tensor(one)}
+        return made
+
+
+def full(states: torch.Tensor, table: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return losses.next_item_loss(states, table, targets)
+
+
+def sampled(states: torch.Tensor, table: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    drawn = torch.arange(len(table))
+    return losses.sampled_next_item_loss(states, table, targets, drawn, torch.zeros(len(drawn)))
+
+
+BOTH = pytest.mark.parametrize("loss", [full, sampled])
+
+
+@BOTH
+def test_logits_live_a_tile_at_a_time(loss: Any) -> None:
+    states, table = torch.randn(2000, 2, requires_grad=True), torch.randn(3000, 2, requires_grad=True)
+    with Sizes() as sizes:
+        loss(states, table, torch.randint(3000, (2000,))).backward()
+    assert max(math.prod(shape) for shape in sizes.seen) <= 512 * 3001
+
+
 def test_no_gradient_is_formed_where_none_is_wanted() -> None:
-    with torch.no_grad():
-        assert torch.isfinite(losses.next_item_loss(torch.randn(3, 2), torch.randn(5, 2), torch.tensor([0, 4, 2])))
+    states, table, targets = torch.randn(1000, 2), torch.randn(30, 2), torch.randint(30, (1000,))
+    with torch.no_grad(), Sizes() as sizes:
+        full(states, table, targets)
+    assert not sizes.seen & {states.shape, table.shape}
+
+
+@BOTH
+@pytest.mark.parametrize("sure", [0.9, 0.99, 0.998, 0.9995, 0.99999])
+def test_a_sure_target_has_its_loss_and_gradient_in_bfloat16_too(loss: Any, sure: float) -> None:
+    logit = torch.tensor(math.log(sure / (1 - sure)) + math.log(2)).bfloat16().float()
+    states = torch.ones(1, 2).requires_grad_()
+    table = torch.tensor([[logit, 0.0], [0.0, 0.0], [0.0, 0.0]]).requires_grad_()  # numbers that bfloat16 has
+    target = torch.zeros(1, dtype=torch.int64)
+    with torch.autocast("cpu", torch.bfloat16):
+        ours = loss(states, table, target)
+    double = states.detach().double().requires_grad_(), table.detach().double().requires_grad_()
+    theirs = functional.cross_entropy(double[0] @ double[1].T, target)
+    torch.testing.assert_close(ours.double(), theirs, rtol=0.01, atol=0)
+    mine, other = torch.autograd.grad(ours, (states, table)), torch.autograd.grad(theirs, double)
+    for got, want in zip(mine, other, strict=True):
+        torch.testing.assert_close(got.double(), want, rtol=0.02, atol=1e-9)
 
 
 def sampled_one_by_one(

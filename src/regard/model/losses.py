@@ -67,6 +67,20 @@ def _columns(targets: Tensor, negatives: Tensor) -> Tensor:
     return found.masked_fill(negatives[found] != targets, -1)
 
 
+def _lacking(chosen: Tensor, others: Tensor, exact: torch.dtype) -> tuple[Tensor, Tensor]:
+    """What targets still lack of probability 1, (n,) in `exact`, and the sum of the logs of what they have.
+
+    `chosen` (n,) is near 1 where a target is sure; 1 - chosen would be rounded away there, and what the `others`
+    (n, m) have, 0 in the place of the target, is not.
+    """
+    lacks = 1 - chosen.to(exact)
+    sure = (chosen > 0.5).nonzero().squeeze(1)
+    lacks[sure] = others[sure].sum(-1, dtype=exact)
+    have = chosen.to(exact).clamp_min(torch.finfo(exact).tiny).log()
+    have[sure] = torch.log1p(-lacks[sure].clamp_max(0.75))
+    return lacks, have.sum()
+
+
 class _TiledCrossEntropy(torch.autograd.Function):
     """Tile by tile: logits, their softmax, and both gradients while the tile is still in the cache."""
 
@@ -84,9 +98,11 @@ class _TiledCrossEntropy(torch.autograd.Function):
                 shares = (tile @ small.T).softmax(-1)
                 at = each[: len(tile)], targets[start : start + _TILE]
                 chosen = shares[at]
-                loss -= chosen.to(exact).clamp_min(torch.finfo(exact).tiny).log().sum()
+                shares[at] = 0  # `scatter_` takes ten times as long
+                lacks, have = _lacking(chosen, shares, exact)
+                loss -= have
                 if to_states is not None and to_table is not None:
-                    shares[at] = chosen - 1  # `scatter_` takes ten times as long
+                    shares[at] = -lacks.to(dtype)
                     torch.mm(shares, small, out=to_states[start : start + _TILE])
                     to_table += shares.T @ tile
         ctx.save_for_backward(to_states, to_table)
@@ -130,11 +146,13 @@ class _TiledSampledSoftmax(torch.autograd.Function):
                 hit = (columns[here] >= 0).nonzero().squeeze(1)
                 logits[hit, columns[here][hit]] = -torch.inf
                 shares = torch.cat([logits, (tile * positive).sum(-1, keepdim=True)], 1).softmax(-1)
-                chosen, others = shares[:, -1:], shares[:, :-1]
-                loss -= chosen.to(exact).clamp_min(torch.finfo(exact).tiny).log().sum()
+                others = shares[:, :-1]
+                lacks, have = _lacking(shares[:, -1], others, exact)
+                loss -= have
                 if wanted:
-                    to_states[here] = (others @ small).addcmul_(chosen - 1, positive)
-                    torch.mul(tile, chosen - 1, out=to_positives[here])
+                    pull = -lacks.to(dtype)[:, None]
+                    to_states[here] = (others @ small).addcmul_(pull, positive)
+                    torch.mul(tile, pull, out=to_positives[here])
                     to_negatives += others.T @ tile
         ctx.save_for_backward(to_states, to_positives, to_negatives)
         ctx.dtypes = states.dtype, positives.dtype, negatives.dtype
