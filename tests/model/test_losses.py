@@ -51,7 +51,9 @@ class Sizes(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         made = func(*args, **(kwargs or {}))
-        self.seen |= {tuple(one.shape) for one in (made if isinstance(made, tuple) else (made,)) if torch.is_tensor(one)}
+        self.seen |= {
+            tuple(one.shape) for one in (made if isinstance(made, tuple) else (made,)) if torch.is_tensor(one)
+        }
         return made
 
 

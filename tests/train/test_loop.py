@@ -111,6 +111,22 @@ def test_best_weights_are_restored_and_patience_ends_the_training(tmp_path: Path
     assert not model.training
 
 
+@pytest.mark.parametrize(("first", "kept"), [(0.5, 0), (0.2, 2)])
+def test_weights_that_were_begun_stay_unless_better_ones_come(first: float, kept: int, tmp_path: Path) -> None:
+    model, batches, settings = learner(epochs=3)
+    figures, seen = iter([first, 0.1, 0.3, 0.2]), list[list[Tensor]]()
+
+    def validate() -> dict[str, float]:
+        seen.append(digest(model))
+        return {"ndcg@10": next(figures)}
+
+    before = digest(model)
+    rows = fit(model, batches, settings, tmp_path, validate=validate, begun=True)
+    assert [(row["epoch"], row["loss"] is None) for row in rows] == [(0, True), (1, False), (2, False), (3, False)]
+    assert all(torch.equal(a, b) for a, b in zip(before, seen[0], strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(digest(model), seen[kept], strict=True))
+
+
 def test_without_validation_all_epochs_run_and_the_last_weights_stay(tmp_path: Path) -> None:
     model, batches, settings = learner(epochs=2)
     before = digest(model)

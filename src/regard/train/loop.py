@@ -81,7 +81,7 @@ class _State:
     rows: list[dict[str, Any]] = field(default_factory=list)
 
 
-def fit(
+def fit(  # noqa: PLR0913 - what a training may be told
     model: nn.Module,
     batches: Batches,
     settings: TrainSettings,
@@ -90,6 +90,7 @@ def fit(
     told: Mapping[str, Any] | None = None,
     validate: Validate | None = None,
     resume: bool = False,
+    begun: bool = False,
     watch: Watch | None = None,
 ) -> list[dict[str, Any]]:
     """Train `model` in place and leave it with the weights that were best on validation.
@@ -103,11 +104,12 @@ def fit(
         validate: gives figures of the current weights; `settings.metric` names the one that chooses (higher is better).
             None keeps the last weights.
         resume: go on from the checkpoint in `folder` if there is one.
+        begun: the weights know something already; if nothing better comes on validation, they stay.
         watch: shows progress.
 
     Returns:
-        One row per epoch: loss, validation figures, targets per second, seconds, memory. With `train.zero_shot` a
-        single one, of epoch 0, that has no loss.
+        One row per epoch: loss, validation figures, targets per second, seconds, memory. Weights that were `begun`
+        have one of epoch 0 before them, without a loss, and it is the only one with `train.zero_shot`.
 
     Raises:
         DivergenceError: a loss was not finite.
@@ -116,7 +118,7 @@ def fit(
     with locked(folder), watch or Watch(quiet=True) as seen:
         checkpoint.begin(folder, told or {}, resume)
         training = _Training(model, batches, settings, folder, validate, seen)
-        return training.look() if settings.zero_shot else training.run(resume)
+        return training.look() if settings.zero_shot else training.run(resume, begun)
 
 
 class _Training:
@@ -140,13 +142,16 @@ class _Training:
         self.state = _State()
         self.saved = -math.inf
 
-    def run(self, resume: bool) -> list[dict[str, Any]]:
+    def run(self, resume: bool, begun: bool) -> list[dict[str, Any]]:
         if resume and (self.folder / checkpoint.STATE).exists():
             self.best, position = checkpoint.load(self.folder, self.model, self.optimiser)
             self.state = _State(**position)
             self.batches.restore(self.state.loader)
             self.watch.note(f"resumed at epoch {self.state.epoch + 1}, step {self.state.step}")
         self.watch.start(self.epochs, self.steps, self.state.step)
+        if begun and self.validate and not self.state.rows and not self.state.step:
+            self._better(self.look()[-1]["validation"])
+            self.watch.epoch(self.state.rows[-1], self.settings.metric)
         while self.state.epoch < self.epochs and not self._waited_long_enough():
             self._epoch()
         if self.best:
@@ -225,13 +230,7 @@ class _Training:
         return value
 
     def _close_epoch(self, figures: dict[str, Any], held_back: dict[str, float]) -> None:
-        state, metric = self.state, self.settings.metric
-        better = metric in figures and figures[metric] > state.best
-        state.looks += bool(figures)
-        if better:
-            state.best, state.looks = figures[metric], 0
-            for name, value in self.model.state_dict().items():  # into the tensors of before: a table may be large
-                self.best[name] = self.best[name].copy_(value) if name in self.best else value.detach().clone()
+        state, better = self.state, self._better(figures)
         row = {
             "epoch": state.epoch + 1,
             "step": state.step,
@@ -246,6 +245,17 @@ class _Training:
         state.rows.append(row)
         state.epoch += 1
         state.loss, state.batches, state.seconds = 0.0, 0, 0.0
+
+    def _better(self, figures: Mapping[str, Any]) -> bool:
+        """Keep the weights if they are the best so far."""
+        state, metric = self.state, self.settings.metric
+        state.looks += bool(figures)
+        if metric not in figures or figures[metric] <= state.best:
+            return False
+        state.best, state.looks = figures[metric], 0
+        for name, value in self.model.state_dict().items():  # into the tensors of before: a table may be large
+            self.best[name] = self.best[name].copy_(value) if name in self.best else value.detach().clone()
+        return True
 
     def _save(self) -> None:
         self.saved = time.monotonic()

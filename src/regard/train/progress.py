@@ -71,7 +71,8 @@ class Watch:
         if figure is None and (self._looks or not turn):
             return
         best = " *" if row["best"] else "  "
-        cells = {"epoch": (f"{row['epoch']}/{self.epochs}", 9), "loss": (f"{row['loss']:.4f}", 7)}
+        loss = "start" if row["loss"] is None else f"{row['loss']:.4f}"
+        cells = {"epoch": (f"{row['epoch']}/{self.epochs}", 9), "loss": (loss, 7)}
         if self._looks:
             cells[f"validation {metric}"] = (f"{figure:.4f}{best}", 0)
         cells["targets/s"] = (f"{row['targets_per_second']:,.0f}", 10)

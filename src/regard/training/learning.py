@@ -88,6 +88,7 @@ def learn(
         },
         validate=validate,
         resume=resume,
+        begun=start is not None,
         watch=Watch(console) if console else None,
     )
     best = next((row for row in reversed(rows) if row["best"]), rows[-1])
