@@ -17,7 +17,7 @@ from regard.config import Settings
 from regard.data.describe import describe
 from regard.data.events import EventLog
 from regard.data.items import read_items
-from regard.data.knowledge import COLUMNS, Knowledge
+from regard.data.knowledge import COLUMNS, By, Knowledge
 from regard.data.sources import Columns, ItemSource, Recipe, UserSource
 from regard.data.store import KIND as DATASET
 from regard.data.store import Dataset
@@ -181,13 +181,14 @@ def knowledge(
     ids: str | Path | None = None,
     trust: bool = False,
     whose: str = "items",
+    by: By = "auto",
     weights: Weighting = "sif",
 ) -> Knowledge:
     """Read pretrained vectors of the items of a dataset, or of its `users`; see `Knowledge.read` and `of_users`."""
     dataset = dataset if isinstance(dataset, Dataset) else Dataset.open(dataset)
     if whose == "users":
         return Knowledge.of_users(dataset, source, ids=ids, trust=trust)
-    return Knowledge.read(dataset, source, ids=ids, trust=trust, weights=weights)
+    return Knowledge.read(dataset, source, by=by, ids=ids, trust=trust, weights=weights)
 
 
 def knowledge_like(
@@ -234,9 +235,8 @@ def _first_stage(retriever: Run | str | Path | None, protocol: Protocol) -> Run 
     if settings.model.name != "ranker":
         raise InputError(f"--retriever is for --model ranker, which re-ranks what it finds; got {settings.model.name}")
     if run.manifest["model"] not in TRAINED:
-        known = ", ".join(TRAINED)
         raise InputError(
-            f"--retriever expects a run of {known}, which learns to find items; got {run.manifest['model']}"
+            f"--retriever expects a run of {', '.join(TRAINED)}, which learn to find items; got {run.manifest['model']}"
         )
     run.dataset(protocol.dataset)
     split = run.manifest["split"]["rule"], own.data.target_behaviours

@@ -5,17 +5,18 @@ from __future__ import annotations
 import math
 from collections import Counter
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from regard.config import ModelSettings
-from regard.data import textencoder
+from regard.data import knowledge, textencoder, words
 from regard.data.events import EventLog
-from regard.data.knowledge import Knowledge
+from regard.data.knowledge import By, Knowledge
 from regard.data.store import Dataset
+from regard.data.vectors import Vectors, read_vectors
 from regard.data.words import Weighting
 from regard.errors import InputError, SettingsError
 
@@ -115,6 +116,57 @@ def test_ids_that_are_numbers_are_not_mistaken_for_words_of_a_source() -> None:
     assert Knowledge.read(dataset, {**numbers, "hat": [0.0, 1.0]}).facts["by"] == "id"
 
 
+def films() -> Dataset:
+    """Ids are numbers, and so are the years in titles: some of them are ids as well."""
+    log = EventLog.read(pa.table({"user": ["u"] * 3, "item": ["1", "2", "1995"], "time": [1, 2, 3]}))
+    years = ["1995", "1996", "1997", "2001", "2002", "1995", "1996", "1997"]
+    titles = [f"Story{at} ({year})" for at, year in enumerate(years)]
+    return Dataset.build(log, None, pa.table({"id": list(IDS), "title": titles}))
+
+
+IDS = {name: [float(at), 1.0] for at, name in enumerate(["1", "2", "3", "4", "5", "1995", "1996", "1997"])}
+
+
+@pytest.mark.parametrize("more", [0, 99])
+def test_years_in_titles_do_not_make_words_of_ids(more: int) -> None:
+    """A source of ids knows every title by its year, be it of this catalogue alone or of a larger one."""
+    dataset, larger = films(), {str(2000 + at): [7.0, 7.0] for at in range(more)}
+    found = Knowledge.read(dataset, {**IDS, **larger})
+    assert (found.facts["by"], found.facts["items"]) == ("id", [8, 8])
+    assert row(found, dataset, "1996") == IDS["1996"]
+    asked = Knowledge.read(dataset, {**IDS, **larger}, by="words")
+    assert (asked.facts["by"], row(asked, dataset, "1")) == ("words", IDS["1995"])
+    part = {name: IDS[name] for name in ("1", "2", "1995")}
+    assert Knowledge.read(dataset, {**part, **larger}).facts["by"] == "id"
+
+
+def test_words_of_titles_win_over_numbers_among_them() -> None:
+    """GloVe has nearly all numbers beside its words, and few of its rows are ids of a catalogue."""
+    dataset, known = films(), {f"story{at}": [1.0, float(at)] for at in range(6)}
+    glove = {**IDS, **known, **{f"word{at}": [0.0, 0.0] for at in range(40)}}
+    found = Knowledge.read(dataset, glove)
+    assert (found.facts["by"], found.facts["items"]) == ("words", [8, 8])
+    assert Knowledge.read(dataset, glove, by="id").facts["by"] == "id"
+
+
+@pytest.mark.parametrize("by", ["auto", "words", "id"])
+def test_a_source_is_read_once(by: By, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[str]] = []
+
+    def reading(source: object, keys: list[str], **options: Any) -> Vectors:
+        asked.append(list(keys))
+        return read_vectors(source, keys, **options)
+
+    for module in (knowledge, words):
+        monkeypatch.setattr(module, "read_vectors", reading)
+    report = Knowledge.read(shop(), {**WORDS, "a": [1.0, 1.0]}, by=by).facts["report"]
+    assert len(asked) == 1
+    assert len(asked[0]) == len(set(asked[0]))
+    assert by == "words" or set(TITLES) <= set(asked[0])
+    assert report["wanted"] == len(asked[0]) - (len(TITLES) if by == "auto" else 0)
+    assert (report["found"], report["read"]) == (1 if by == "id" else 4, 5)
+
+
 def test_texts_go_through_an_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
     def encode(texts: list[str], model: str, **options: object) -> np.ndarray:
         assert model == "some-model"
@@ -126,6 +178,10 @@ def test_texts_go_through_an_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
     assert row(found, dataset, "b") == [8.0, 1.0, 0.5]
     assert found.known.sum() == 4
     assert "from the text of an item" in found.lines()[0]
+    with pytest.raises(InputError, match=r"text:some-model reads the texts of items.*leave out --vectors-by \(by=\)"):
+        Knowledge.read(dataset, "text:some-model", by="words")
+    with pytest.raises(InputError, match=r"text:some-model reads the texts of items.*leave out --vector-ids \(ids=\)"):
+        Knowledge.read(dataset, "text:some-model", ids=["b"])
 
 
 def test_what_tells_vectors_apart() -> None:
@@ -148,6 +204,11 @@ def test_what_is_odd_in_a_source_is_told_before_training(tmp_path: Path) -> None
     assert [line.startswith(f"note: {file}: the ") for line in said] == [True, True]
     assert "promises 9 vectors, 2 came" in said[0]
     assert "the last line has no end" in said[1]
+    file.write_bytes(b"red 1.0 0.0\nred 9.0 9.0\nshoe 2.0 2.0\nclich\xe9s 1.0 1.0\n")
+    assert Knowledge.read(shop(), file).lines()[2:] == [
+        f"note: {file}: 1 rows repeat a wanted key; its first row counts",
+        f"note: {file}: 1 keys are not UTF-8, so nothing finds them",
+    ]
 
 
 def test_where_vectors_were_read_holds_in_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

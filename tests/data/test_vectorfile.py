@@ -116,16 +116,30 @@ def test_of_repeated_words_the_first_counts(tmp_path: Path) -> None:
         found = read_vectors(file_of(tmp_path, content), ["the"])
         np.testing.assert_array_equal(found.matrix[0], np.float32(WORDS["the"]))
         assert (found.report.duplicates, found.report.read) == (1, 5)
-        assert "1 repeated rows left out" in found.report.line()
+        assert found.report.notes == ("1 rows repeat a wanted key; its first row counts",)
 
 
 def test_words_that_are_not_utf8_are_counted(tmp_path: Path) -> None:
     content = text_of(WORDS) + b"clich\xe9s 1 2 3\n\x97 1 2 3\n"
     found = read_vectors(file_of(tmp_path, content), ["café", "clich\ufffds", "lone\ud800"])
     assert (found.known.tolist(), found.report.undecodable, found.report.read) == ([True, False, False], 2, 5)
-    assert "2 keys are not UTF-8" in found.report.line()
+    assert found.report.notes == ("2 keys are not UTF-8, so nothing finds them",)
     binary = binary_of(WORDS).replace("café".encode(), b"caf\xe9")
     assert read_vectors(file_of(tmp_path, binary), ["the"]).report.undecodable == 1
+
+
+def test_rows_of_another_width_are_counted_however_few_decimals_their_numbers_have(tmp_path: Path) -> None:
+    """Nothing tells `shoe 0.1 0.2 0.5 0.4` from a word `shoe 0.1` with three numbers, or `windows 10` from a row."""
+    rows = [f"i{at} 0.{at} 0.2 0.{at}" + " 0.4" * (at % 3 == 1) for at in range(9)]
+    content = "\n".join([*rows, "windows 10 1 2 3", "now here 1 2 3", ""]).encode()
+    for head, line in ((b"", 2), (b"11 3\n", 3)):
+        found = read_vectors(file_of(tmp_path, head + content), [f"i{at}" for at in range(9)])
+        assert found.known.tolist() == [at % 3 != 1 for at in range(9)]
+        told = f"4 rows have more than 3 numbers, the first in line {line}; what comes before the last 3 was read as a "
+        assert found.report.notes == (told + "word with blanks",)
+    wanted = read_vectors(file_of(tmp_path, content), ["windows 10"])
+    assert wanted.matrix.tolist() == [[1.0, 2.0, 3.0]]
+    assert "3 rows have more" in wanted.report.notes[0]  # what is wanted with its blank is no such row
 
 
 def test_a_first_line_that_promises_otherwise_is_noted(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
@@ -83,6 +84,7 @@ def test_repeated_ids_keep_the_first_row(tmp_path: Path, form: str) -> None:
     found = read_vectors(path, ["a"], ids=ids)
     np.testing.assert_array_equal(found.matrix[0], MATRIX[0])
     assert found.report.duplicates == 1
+    assert found.report.notes == ("1 rows repeat a wanted key; its first row counts",)
 
 
 def test_a_wanted_id_twice_has_its_row_twice(tmp_path: Path) -> None:
@@ -113,7 +115,7 @@ def test_nan_in_a_wanted_row_is_refused_with_its_row(tmp_path: Path, form: str) 
 @pytest.mark.parametrize("form", ["npy", "npz and ids", "safetensors and ids"])
 def test_rows_without_names_need_ids(tmp_path: Path, form: str) -> None:
     path, _ = save(tmp_path, form)
-    with pytest.raises(InputError, match="ids"):
+    with pytest.raises(InputError, match=r"--vector-ids FILE \(users: --user-vector-ids, Python: ids=\)"):
         read_vectors(path, WANTED)
 
 
@@ -140,6 +142,24 @@ def test_whole_numbers_are_ids(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_vectors(path, ["1"]).matrix, MATRIX[1:2])
     pq.write_table(pa.table({"item": [3, 1], "v": list(MATRIX[:2])}), path)
     np.testing.assert_array_equal(read_vectors(path, ["1"]).matrix, MATRIX[1:2])
+
+
+@pytest.mark.parametrize("name", ["item", "user", "user_id", "item_id"])
+def test_the_usual_names_of_ids_are_known_among_other_columns(tmp_path: Path, name: str) -> None:
+    pq.write_table(pa.table({"city": ["x"] * 4, name: IDS, "vector": list(MATRIX)}), tmp_path / "v")
+    np.testing.assert_array_equal(read_vectors(tmp_path / "v", ["a"]).matrix, MATRIX[1:2])
+
+
+def test_tensors_that_are_still_learned_are_read() -> None:
+    found = read_vectors({"a": torch.ones(3, requires_grad=True), "b": torch.zeros(3)}, ["a", "b"])
+    assert found.matrix.tolist() == [[1.0] * 3, [0.0] * 3]
+
+
+@pytest.mark.parametrize("modern", [True, False])
+def test_torch_files_are_named_and_never_unpickled(tmp_path: Path, modern: bool) -> None:
+    torch.save({"weight": torch.ones(2, 3)}, tmp_path / "t.pt", _use_new_zipfile_serialization=modern)
+    with pytest.raises(InputError, match=r"torch\.save, a pickle that is never read .* safetensors, or as \.npy"):
+        read_vectors(tmp_path / "t.pt", ["a"], trust=True)
 
 
 def test_parquet_rows_without_id_or_vector_are_counted(tmp_path: Path) -> None:
@@ -191,6 +211,8 @@ def test_what_is_not_a_file_of_vectors_is_refused(tmp_path: Path) -> None:
         (tmp_path / "nowhere", "does not exist"),
         (7, "cannot be read from int"),
         ({"a": [1.0], "b": [1.0, 2.0]}, "one width"),
+        ("", "came an empty name"),
+        (" ", "came an empty name"),
         ({}, "the mapping holds no vectors|of shape"),
         (SimpleNamespace(index_to_key=[], vectors=MATRIX[:0]), "holds no vectors"),
     ]
@@ -200,7 +222,7 @@ def test_what_is_not_a_file_of_vectors_is_refused(tmp_path: Path) -> None:
     assert read_vectors({"ab": [1.0]}, "ab").known.all()  # one key, not its letters
     text = tmp_path / "glove"
     text.write_text("a 1 2\n")
-    with pytest.raises(InputError, match="leave out ids"):
+    with pytest.raises(InputError, match=r"leave out --vector-ids \(ids=\)"):
         read_vectors(text, ["a"], ids=["a"])
     for form in ("npy", "npz", "safetensors", "parquet"):
         path, ids = save(tmp_path, form)

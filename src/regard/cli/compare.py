@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from regard.cli.options import (
+    By,
     ConfigFile,
     Data,
     Ids,
@@ -50,6 +51,7 @@ def compare(
     model: ModelName = None,
     vectors: VectorSource = None,
     vector_ids: Ids = None,
+    vectors_by: By = None,
     trust: Trust = False,
     split: SplitRule = None,
     shares: Annotated[str | None, typer.Option(help="shares of users whose events train (0.1,0.3,1)")] = None,
@@ -73,6 +75,7 @@ def compare(
             "model": model,
             "vectors": vectors,
             "vector-ids": vector_ids,
+            "vectors-by": vectors_by,
             "trust": trust,
         }
         own |= {"split": split, **walk, "set": assignments, "config": config, "config-of": config_of}
@@ -90,7 +93,7 @@ def compare(
     changes = [f'{name}="{value}"' for name, value in (("model.name", model), ("data.split", split)) if value]
     settings = _settings(config, config_of or [], [*changes, *(assignments or [])])
     weights = settings[""].model.word_weights
-    source = {"source": vectors, "ids": vector_ids, "trust": trust, "weights": weights}
+    source = {"source": vectors, "ids": vector_ids, "by": vectors_by, "trust": trust, "weights": weights}
     _transfer(runs[0], out_folder, settings, source, _walk(walk), None if quiet or as_json else told, as_json)
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from regard.cli.options import (
+    By,
     ConfigFile,
     Data,
     Device,
@@ -26,10 +27,11 @@ from regard.cli.options import (
     UserVectorSource,
     VectorSource,
     app,
-    check_ids,
+    check_source,
     out,
     settings_of,
     told,
+    vectors_of,
 )
 from regard.errors import InputError
 
@@ -43,6 +45,7 @@ def train(
     retriever: Annotated[Path | None, typer.Option(help="a run whose candidates a ranker puts in order")] = None,
     vectors: VectorSource = None,
     vector_ids: Ids = None,
+    vectors_by: By = None,
     user_vectors: UserVectorSource = None,
     user_vector_ids: Annotated[Path | None, typer.Option(help="the same for --user-vectors")] = None,
     trust: Trust = False,
@@ -80,7 +83,7 @@ def train(
         shown = None if quiet or as_json else told
         weights = {} if start else {"weights": settings.model.word_weights}  # a run to go on from has weighed already
         known = {
-            "vectors": _known(dataset, vectors, start, ids=vector_ids, trust=trust, **weights),
+            "vectors": _known(dataset, vectors, start, ids=vector_ids, trust=trust, by=vectors_by, **weights),
             "user_vectors": _known(dataset, user_vectors, start, ids=user_vector_ids, trust=trust, whose="users"),
             "retriever": retriever,
             "start": start,
@@ -92,15 +95,18 @@ def train(
     show.run(trained, out, as_json=as_json)
 
 
-def _known(dataset: Path, source: str | None, start: Path | None, **how: Any) -> Any:
+def _known(dataset: Path, source: str | None, start: Path | None, *, by: str | None = None, **how: Any) -> Any:
     """Pretrained vectors, where a source of them was given, or a run that may have one."""
     from regard import pipeline
 
     if start is None:
-        check_ids(source, how.get("ids"))
-    if start is not None:
-        return pipeline.knowledge_like(start, dataset, source, **how)
-    return pipeline.knowledge(dataset, source, **how) if source else None
+        return vectors_of(dataset, source, by=by, **how)
+    if by is not None:
+        raise InputError(f"--vectors-by {by}: with --from, vectors are read as those of {start} were; leave it out")
+    found = pipeline.knowledge_like(start, dataset, source, **how)
+    if found is None:
+        check_source(source, how.get("whose", "items"), ids=how["ids"])
+    return found
 
 
 @app.command()

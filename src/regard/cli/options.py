@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 from rich.console import Console
@@ -59,6 +59,10 @@ InterestName = Annotated[
     ),
 ]
 Ids = Annotated[Path | None, typer.Option(help="whose rows these are, where the file does not say")]
+By = Annotated[
+    str | None,
+    typer.Option("--vectors-by", help="whose vectors these are: id, words, or auto (the default), which finds out"),
+]
 Targets = Annotated[str | None, typer.Option(help="next, last or set: which held-back events are targets")]
 Seen = Annotated[str | None, typer.Option(help="filter or keep items of the history; default: by the log")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda")]
@@ -113,23 +117,28 @@ def vectors_of(
     ids: Path | None,
     *,
     trust: bool,
+    by: str | None = None,
     whose: str = "items",
     weights: Weighting = "sif",
-    shown: Console | None,
+    shown: Console | None = None,
 ) -> Knowledge | None:
     """Read pretrained vectors once for many trainings, and say how much they cover."""
     from regard import pipeline
 
-    check_ids(source, ids)
+    check_source(source, whose, ids=ids, by=by)
     if source is None:
         return None
-    known = pipeline.knowledge(dataset, source, ids=ids, trust=trust, whose=whose, weights=weights)
+    how: dict[str, Any] = {"ids": ids, "trust": trust, "whose": whose, "by": by or "auto", "weights": weights}
+    known = pipeline.knowledge(dataset, source, **how)
     for line in known.lines() if shown else ():
         told.print(line, highlight=False, markup=False)
     return known
 
 
-def check_ids(source: object, ids: Path | None) -> None:
-    """Refuse ids of vectors without vectors."""
+def check_source(source: object, whose: str, *, ids: Path | None, by: str | None = None) -> None:
+    """Refuse what is said of vectors where there are none."""
+    flag = "--vectors" if whose == "items" else "--user-vectors"
     if source is None and ids is not None:
-        raise InputError(f"{ids} says whose vectors they are, and there are none; name them with --vectors SOURCE")
+        raise InputError(f"{ids} says whose vectors they are, and there are none; name them with {flag} SOURCE")
+    if source is None and by is not None:
+        raise InputError(f"--vectors-by {by} is about vectors, and there are none; name them with {flag} SOURCE")

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from regard.cli.options import (
+    By,
     ConfigFile,
     Device,
     Ids,
@@ -50,6 +51,7 @@ def tune(
     interest: InterestName = None,
     vectors: VectorSource = None,
     vector_ids: Ids = None,
+    vectors_by: By = None,
     user_vectors: UserVectorSource = None,
     user_vector_ids: Annotated[Path | None, typer.Option(help="the same for --user-vectors")] = None,
     trust: Trust = False,
@@ -85,18 +87,11 @@ def tune(
     settings, shown = settings_of(given, config, assignments or []), None if quiet or as_json else told
     try:
         how: dict[str, Any] = {"trust": trust, "weights": settings.model.word_weights, "shown": shown}
-        known = vectors_of(dataset, vectors, vector_ids, **how)
-        users = vectors_of(dataset, user_vectors, user_vector_ids, whose="users", **how)
-        found = search_for(
-            dataset,
-            settings,
-            folder,
-            trials=trials,
-            search=search or (),
-            vectors=known,
-            user_vectors=users,
-            console=shown,
-        )
+        known: dict[str, Any] = {
+            "vectors": vectors_of(dataset, vectors, vector_ids, by=vectors_by, **how),
+            "user_vectors": vectors_of(dataset, user_vectors, user_vector_ids, whose="users", **how),
+        }
+        found = search_for(dataset, settings, folder, trials=trials, search=search or (), console=shown, **known)
     except KeyboardInterrupt:
         told.print("the same command goes on from where it was stopped")
         raise

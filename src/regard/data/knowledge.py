@@ -16,7 +16,7 @@ from regard.data.textencoder import text_vectors
 from regard.data.vectorfile import VectorReport
 from regard.data.vectors import Vectors, read_vectors
 from regard.data.vectortable import Ids
-from regard.data.words import ItemVectors, UnknownWordsError, Weighting, WordWeights, item_texts, item_vectors
+from regard.data.words import Entry, ItemWords, UnknownWordsError, Weighting, WordWeights, item_texts, item_vectors
 from regard.errors import InputError, SettingsError, nearest
 
 By = Literal["auto", "id", "words"]
@@ -96,8 +96,9 @@ class Knowledge:
             dataset: gives ids, and the texts of the item table.
             source: `text:MODEL` (a sentence encoder reads the texts), or vectors as `read_vectors` takes them.
             by: whose vectors these are: of item ids (`id`), or of words, averaged over the text of an item (`words`);
-                `auto` takes what knows more items, ids where both know as many; ids that are numbers have to know
-                twice as many, as numbers are words of many a source.
+                `auto` takes ids where they are at least half of the source, else what knows more items, ids where both
+                know as many. Ids that are numbers have to know twice as many, as numbers are words of many a source;
+                beside them words that are numbers do not count, as these are ids of many another.
             ids: whose rows they are, for formats that do not say it themselves.
             trust: allow formats that can run code while they are read.
             columns: of the item table, whose values are the text of an item.
@@ -110,28 +111,27 @@ class Knowledge:
         if by not in get_args(By):
             raise SettingsError(f"vectors by {by!r}{nearest(str(by), get_args(By))}; known: {', '.join(get_args(By))}")
         events = np.bincount(dataset.item, minlength=dataset.n_items + 1)
-        where = _where(source)
+        where, own = _where(source), dataset.items.array.to_pylist()
         if isinstance(source, str) and source.startswith(TEXT):
-            if ids is not None:
-                raise InputError(f"{source} reads the texts of items; leave out the ids of rows")
+            if ids is not None or by != "auto":
+                raise InputError(
+                    f"{source} reads the texts of items, so its vectors are of neither ids nor words; leave out "
+                    + ("--vector-ids (ids=)" if ids is not None else "--vectors-by (by=)")
+                )
             found = text_vectors(item_texts(dataset, columns), source.removeprefix(TEXT))
             return cls._of(found, events, VectorRecipe(where, "text", tuple(columns)))
-        words = None
-        if by == "words" or (by == "auto" and _described(dataset, columns)):
-            texts = item_texts(dataset, columns)
-            how = WordWeights.fit(texts.values(), weights)
-            try:
-                words = item_vectors(texts, source, weights=how, events=events[1:], ids=ids, trust=trust)
-            except UnknownWordsError:
-                if by == "words":
-                    raise
-        own = None if by == "words" else read_vectors(source, dataset.items.array.to_pylist(), ids=ids, trust=trust)
-        if words is None or (own is not None and _of_ids(own, words)):
-            assert own is not None
-            return cls._of(own, events, VectorRecipe(where, "id"))
-        recipe = VectorRecipe(where, "words", tuple(columns), words.weights.as_dict(), tuple(words.mean.tolist()))
-        told = {"words": words.coverage.as_dict(), "line": words.coverage.line()}
-        return cls._of(words.vectors, events, recipe, told)
+        if by == "id" or (by == "auto" and not _described(dataset, columns)):
+            return cls._of(read_vectors(source, own, ids=ids, trust=trust), events, VectorRecipe(where, "id"))
+        words = ItemWords.of(item_texts(dataset, columns), weights)
+        wanted = dict.fromkeys(own if by == "auto" else ()) | words.spellings  # the source is read once for both
+        found = read_vectors(source, wanted, ids=ids, trust=trust)
+        entries = words.entries(found)
+        if by == "auto" and _of_ids(of_ids := found.first(len(own)), words, entries):
+            return cls._of(of_ids, events, VectorRecipe(where, "id"))
+        by_words = words.averaged(found, entries, events=events[1:])
+        how = (words.weights.as_dict(), tuple(by_words.mean.tolist()))
+        told = {"words": by_words.coverage.as_dict(), "line": by_words.coverage.line()}
+        return cls._of(by_words.vectors, events, VectorRecipe(where, "words", tuple(columns), *how), told)
 
     @classmethod
     def like(
@@ -259,11 +259,19 @@ def _where(source: Any) -> str | None:
     return prefix + str(path.resolve()) if path.exists() else str(source)
 
 
-def _of_ids(own: Vectors, words: ItemVectors) -> bool:
-    """Whether a source is about ids and not about words; numbers are words of many a source, whatever they number."""
-    known, by_words = int(own.known.sum()), int(words.vectors.known.sum())
+def _of_ids(own: Vectors, words: ItemWords, entries: Mapping[str, Entry]) -> bool:
+    """Whether a source is about ids and not about words.
+
+    Numbers are words of many a source, whatever they number, and ids of many another; so they say little for either.
+    """
+    known, met = int(own.known.sum()), any(entry.rows for entry in entries.values())
+    if not (known and met):
+        return not met
+    if 2 * known >= own.report.read - own.report.duplicates:
+        return True
     numbers = all(own.keys[at].isdecimal() for at in np.flatnonzero(own.known))
-    return known > 0 and (known > 2 * by_words if numbers else known >= by_words)
+    by_words = words.known(entries, numbers=not numbers)
+    return known > 2 * by_words if numbers else known >= by_words
 
 
 def _described(dataset: Dataset, columns: Sequence[str]) -> bool:

@@ -23,6 +23,7 @@ from regard.manifest import new_file
 
 _PIECE = 4096  # texts that are encoded between two writes of the cache
 _HASH = 16  # bytes
+_SAYS = ("modules.json", "config.json")  # what says how a model is built, its own file or that of transformers
 
 Row = npt.NDArray[np.float32]
 
@@ -50,6 +51,8 @@ def encode(
         InputError: no texts, the extra is missing, there is no such model, or it gives no finite vectors.
         StorageError: the cache is damaged or cannot be written.
     """
+    if not model.strip():
+        raise InputError("text: expected the folder or the name of a sentence-transformers model, came an empty name")
     if not len(texts):
         raise InputError("expected texts to encode, came none")
     name = _identity(model)
@@ -102,6 +105,8 @@ def _identity(model: str) -> str:
     folder = Path(model)
     if not folder.is_dir():
         return model
+    if not any((folder / name).is_file() for name in _SAYS):
+        raise InputError(f"{model} is no folder of a sentence-transformers model; expected {' or '.join(_SAYS)} in it")
     digest = hashlib.blake2b(digest_size=_HASH)
     try:
         for file in sorted(path for path in folder.rglob("*") if path.is_file()):
@@ -153,7 +158,7 @@ def _encoder(model: str, device: str | None) -> Any:
         raise InputError(f"text:{model} needs sentence-transformers: pip install 'regard[text]' ({reason})") from None
     try:
         return SentenceTransformer(model, device=device)
-    except (OSError, ValueError, RuntimeError) as error:
+    except Exception as error:  # noqa: BLE001 - of a folder that is no model it raises anything
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
             f"cannot load the sentence encoder {model!r} ({reason}); expected the folder of a sentence-transformers "

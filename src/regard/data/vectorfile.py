@@ -48,14 +48,6 @@ class VectorReport:
         """Return the report as JSON can hold it."""
         return asdict(self) | {"notes": list(self.notes)}
 
-    def line(self) -> str:
-        """Say it in a line."""
-        told = [f"{self.source}: {self.format}, width {self.width}, {self.read:,} vectors read"]
-        told += [f"{self.found:,} of {self.wanted:,} wanted keys found"]
-        told += [f"{self.duplicates:,} repeated rows left out"] if self.duplicates else []
-        told += [f"{self.undecodable:,} keys are not UTF-8"] if self.undecodable else []
-        return "; ".join([*told, *self.notes])
-
 
 class Rows:
     """The rows of wanted keys, filled while a source is read; of a repeated key the first row counts."""
@@ -68,6 +60,7 @@ class Rows:
         self.known = np.zeros(len(self.places), bool)
         self.matrix: npt.NDArray[np.float32] = np.zeros((len(self.places), 0), np.float32)
         self.read = self.duplicates = self.undecodable = 0
+        self.wide, self.first_wide = 0, 0  # rows of text with more numbers than others, and the line of the first
         self.notes: list[str] = []
 
     def widen(self, width: int) -> None:
@@ -95,7 +88,9 @@ class Rows:
         """Sum up."""
         found, width = int(self.known.sum()), self.matrix.shape[1]
         counts = (self.read, self.duplicates, self.undecodable, len(self.places), found)
-        return VectorReport(self.shown, kind, width, *counts, tuple(self.notes))
+        odd = [f"{self.duplicates:,} rows repeat a wanted key; its first row counts"] if self.duplicates else []
+        odd += [f"{self.undecodable:,} keys are not UTF-8, so nothing finds them"] if self.undecodable else []
+        return VectorReport(self.shown, kind, width, *counts, (*self.notes, *odd))
 
 
 def read_stream(path: Path, kind: Kind, rows: Rows) -> None:
@@ -142,6 +137,11 @@ def _read_text(path: Path, kind: Kind, rows: Rows) -> None:
     rows.read = number - skipped
     if kind.entries not in (None, rows.read):
         rows.notes.append(f"the first line promises {kind.entries:,} vectors, {rows.read:,} came")
+    if rows.wide:
+        rows.notes.append(
+            f"{rows.wide:,} rows have more than {kind.width} numbers, the first in line {rows.first_wide:,}; what "
+            f"comes before the last {kind.width} was read as a word with blanks"
+        )
     if not ended:
         rows.notes.append("the last line has no end: if the file was cut off there, its last number is wrong")
 
@@ -173,6 +173,9 @@ def _take_apart(line: bytes, number: int, kind: Kind, rows: Rows) -> bool:
             wrong = next(field for field in fields[1:] if not is_number(field)).decode("utf-8", "replace")
             raise InputError(f"{rows.shown}, line {number:,}: {wrong!r} is not a number") from None
         rows.put(key, values, f"line {number:,}")
+    elif extra and all(map(is_number, extra)):  # `windows 10`, or a row of another width: nothing tells them apart
+        rows.first_wide = rows.first_wide or number
+        rows.wide += 1
     return False
 
 

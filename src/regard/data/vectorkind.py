@@ -19,12 +19,20 @@ Format = Literal[
 ]
 EXPECTED = "GloVe or word2vec text, word2vec binary, .npy, .npz, safetensors or Parquet"
 WIDEST = 1 << 16
+FASTTEXT = struct.pack("<i", 793712314)  # fasttext.cc, `FASTTEXT_FILEFORMAT_MAGIC_INT32`
 
 _BLOCK = 1 << 22
 _HEAD = 1 << 20
-_FASTTEXT = struct.pack("<i", 793712314)  # fasttext.cc, `FASTTEXT_FILEFORMAT_MAGIC_INT32`
 _PACKED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
-_FOREIGN = {b"\x89HDF": "an HDF5 file", b"BZh": "compressed with bzip2", b"\xfd7zXZ": "compressed with xz"}
+_TORCH = (
+    "a file of torch.save, a pickle that is never read here; save its tensor as safetensors, or as .npy with its ids"
+)
+_FOREIGN = {
+    b"\x89HDF": "an HDF5 file",
+    b"BZh": "compressed with bzip2",
+    b"\xfd7zXZ": "compressed with xz",
+    b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.": _TORCH,  # before torch 1.6
+}
 _HEADER = re.compile(rb"(?:\xef\xbb\xbf)?[ \t]*(\d+)[ \t]+(\d+)[ \t\r]*")
 _OF_NUMBERS = b"0123456789+-.eE \t\r\n"
 
@@ -62,12 +70,14 @@ def _by_magic(path: Path, head: bytes) -> Format | None:
     if foreign:
         raise InputError(f"{path} is {foreign}; expected {EXPECTED}")
     if head.startswith(b"PK\x03\x04"):
+        if b"data.pkl" in head[:256]:
+            raise InputError(f"{path} is {_TORCH}")
         if b".npy" not in head[:256]:
             raise InputError(f"{path} is a zip archive; unpack it first and give the file inside")
         return "npz"
     if head[:1] == b"\x80" and b"\2" <= head[1:2] <= b"\5":
         return "pickle"
-    if head.startswith(_FASTTEXT) or _is_old_fasttext(head):
+    if head.startswith(FASTTEXT) or _is_old_fasttext(head):
         return "fasttext"
     if head[8:9] == b"{" and struct.unpack("<Q", head[:8])[0] < 1 << 30:
         return "safetensors"

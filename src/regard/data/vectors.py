@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from regard.data import vectortable
+from regard.data import gensimfile, vectortable
 from regard.data.vectorfile import Rows, VectorReport, read_stream
 from regard.data.vectorkind import kind_of
 from regard.data.vectortable import Ids
 from regard.errors import InputError
 
-_GENSIM = "gensim:"
 _TABLES = ("npy", "npz", "safetensors")
 
 
@@ -36,6 +35,12 @@ class Vectors:
     def width(self) -> int:
         """Number of values of a vector."""
         return int(self.matrix.shape[1])
+
+    def first(self, many: int) -> Vectors:
+        """Return the vectors of the first keys, without a copy."""
+        known = self.known[:many]
+        told = replace(self.report, wanted=many, found=int(known.sum()))
+        return Vectors(self.keys[:many], self.matrix[:many], known, told)
 
     def mean(self) -> npt.NDArray[np.float64]:
         """Return the mean of the known rows, float64 (width,); zeros where nothing is known."""
@@ -65,6 +70,8 @@ def read_vectors(source: Any, wanted: Iterable[str], *, ids: Ids | None = None, 
     Raises:
         InputError: the source is none of these, or is damaged: cut off, rows of different widths, nan or inf.
     """
+    if isinstance(source, str) and not source.strip():
+        raise InputError("expected vectors: a file, text:MODEL or gensim:NAME; came an empty name")
     keys = [wanted] if isinstance(wanted, str) else [str(key) for key in wanted]
     where = getattr(source, "wv", source)  # a trained gensim model keeps its vectors there
     if hasattr(where, "index_to_key"):
@@ -73,9 +80,9 @@ def read_vectors(source: Any, wanted: Iterable[str], *, ids: Ids | None = None, 
     elif isinstance(source, Mapping):
         rows, form = Rows(keys, "the mapping"), "mapping"
         vectortable.keep_matrix(*_of_mapping(source), rows)
-    elif isinstance(source, str) and source.startswith(_GENSIM):
+    elif isinstance(source, str) and source.startswith(gensimfile.GENSIM):
         rows, form = Rows(keys, source), "gensim KeyedVectors"
-        _keep_keyed(_downloaded(source, trust), rows)
+        _keep_keyed(gensimfile.downloaded(source, trust), rows)
     elif isinstance(source, str | Path):
         rows = Rows(keys, str(source))
         form = _read_file(Path(source), rows, ids, trust)
@@ -104,7 +111,7 @@ def _read_file(path: Path, rows: Rows, ids: Ids | None, trust: bool) -> str:
         raise InputError(f"expected a file of vectors at {path}, but it {came}")
     kind = kind_of(path)
     if ids is not None and kind.name not in _TABLES:
-        raise InputError(f"{path} ({kind.name}) names its vectors itself; leave out ids")
+        raise InputError(f"{path} ({kind.name}) names its vectors itself; leave out --vector-ids (ids=)")
     if kind.name == "npy":
         vectortable.read_npy(path, rows, ids)
     elif kind.name == "npz":
@@ -114,10 +121,10 @@ def _read_file(path: Path, rows: Rows, ids: Ids | None, trust: bool) -> str:
     elif kind.name == "parquet":
         vectortable.read_parquet(path, rows)
     elif kind.name == "fasttext":
-        _keep_keyed(_native_fasttext(path), rows)
+        _keep_keyed(gensimfile.native_fasttext(path), rows)
         rows.notes.append("unknown words are not put together from its n-grams")
     elif kind.name == "pickle":
-        _keep_keyed(_saved_by_gensim(path, trust), rows)
+        _keep_keyed(gensimfile.saved_by_gensim(path, trust), rows)
     else:
         read_stream(path, kind, rows)
     return kind.name
@@ -125,72 +132,18 @@ def _read_file(path: Path, rows: Rows, ids: Ids | None, trust: bool) -> str:
 
 def _of_mapping(source: Mapping[Any, Any]) -> tuple[npt.NDArray[Any], list[bytes]]:
     try:
-        matrix = np.array([np.asarray(vector, np.float64) for vector in source.values()])
+        matrix = np.array([np.asarray(_detached(vector), np.float64) for vector in source.values()])
     except (ValueError, TypeError) as error:
-        raise InputError(f"expected a mapping of keys to vectors of one width: {error}") from None
+        reason = str(error).splitlines()[0]
+        raise InputError(f"expected a mapping of keys to vectors of one width: {reason}") from None
     return matrix, vectortable.read_ids([str(key) for key in source])
+
+
+def _detached(vector: Any) -> Any:
+    """Return a tensor as NumPy can read it, without its gradient and on the CPU; anything else as it is."""
+    return vector.detach().cpu() if hasattr(vector, "detach") else vector
 
 
 def _keep_keyed(source: Any, rows: Rows) -> None:
     """Keep the wanted rows of an object like gensim's `KeyedVectors`: `index_to_key` and `vectors` in one order."""
     vectortable.keep_matrix(np.asarray(source.vectors), vectortable.read_ids(list(source.index_to_key)), rows)
-
-
-def _native_fasttext(path: Path) -> Any:
-    try:
-        from gensim.models.fasttext import (  # type: ignore[import-not-found, import-untyped, unused-ignore]
-            load_facebook_vectors,
-        )
-    except ImportError:
-        raise InputError(
-            f"{path} is a native fastText model, which needs gensim: pip install 'regard[gensim]', or give the .vec "
-            "file of the same vectors"
-        ) from None
-    try:
-        return load_facebook_vectors(str(path))
-    except (OSError, ValueError, AssertionError, NotImplementedError) as error:
-        raise InputError(f"gensim cannot read {path} as a fastText model: {error}") from None
-
-
-def _saved_by_gensim(path: Path, trust: bool) -> Any:
-    if not trust:
-        raise InputError(
-            f"{path} is a pickle, as gensim saves it, which can run code when read; if you trust it, say --trust "
-            "(trust=True), else save it with save_word2vec_format(FILE, binary=True) and give that"
-        )
-    try:
-        from gensim.models import (  # type: ignore[import-not-found, import-untyped, unused-ignore]
-            KeyedVectors,
-        )
-    except ImportError:
-        raise InputError(f"{path} was saved by gensim and needs it: pip install 'regard[gensim]'") from None
-    try:
-        loaded = KeyedVectors.load(str(path))
-    except (OSError, ValueError, AttributeError, EOFError) as error:
-        raise InputError(f"gensim cannot load {path}: {error}") from None
-    found = getattr(loaded, "wv", loaded)
-    if not hasattr(found, "index_to_key"):
-        raise InputError(f"{path} holds {type(found).__name__}; expected gensim's KeyedVectors or a model with them")
-    return found
-
-
-def _downloaded(source: str, trust: bool) -> Any:
-    name = source.removeprefix(_GENSIM)
-    instead = "download a file of vectors elsewhere and give its path"
-    if not trust:
-        raise InputError(
-            f"{source} would fetch code and run it; if you trust gensim's downloader, say --trust, or {instead}"
-        )
-    try:
-        import gensim.downloader  # type: ignore[import-not-found, import-untyped, unused-ignore]
-    except ImportError:
-        raise InputError(f"{source} needs gensim: pip install 'regard[gensim]', or {instead}") from None
-    try:
-        loaded = gensim.downloader.load(name)
-    except OSError as error:  # no network, no such host
-        raise InputError(f"gensim could not fetch {name!r} ({error}); where there is no network, {instead}") from None
-    except ValueError as error:
-        raise InputError(f"gensim's downloader does not know {name!r}: {error}") from None
-    if not hasattr(loaded, "index_to_key"):
-        raise InputError(f"{source} is not a set of word vectors but {type(loaded).__name__}")
-    return loaded

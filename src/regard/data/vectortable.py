@@ -25,10 +25,13 @@ Ids = str | Path | Sequence[str]
 _OF_PYTHON = (OSError, ValueError, KeyError, EOFError, MemoryError, RuntimeError)
 DAMAGED = (*_OF_PYTHON, tokenize.TokenError, zipfile.BadZipFile, zlib.error)
 
-_ID_NAMES = ("ids", "keys", "id", "item_id", "key", "word", "token")
+_ID_NAMES = ("ids", "keys", "id", "item_id", "item", "user_id", "user", "key", "word", "token")
 _VECTOR_NAMES = ("vectors", "vector", "embeddings", "embedding")
 _CHUNK = 1 << 14  # rows
-_HOW = "give ids=FILE, a text file with one id per line in the order of the rows"
+_HOW = (
+    "say whose they are with --vector-ids FILE (users: --user-vector-ids, Python: ids=), a text file with one id per "
+    "line in the order of the rows"
+)
 
 
 def read_ids(source: Ids) -> list[bytes]:

@@ -187,6 +187,69 @@ def joined_texts(table: pa.Table, columns: Sequence[str]) -> dict[str, str]:
     return {name: " ".join(_plain(value) for value in values if value is not None) for name, *values in rows}
 
 
+@dataclass(frozen=True)
+class ItemWords:
+    """Items cut into words, ready to be looked up in any source.
+
+    ids: of the items. words: of each of them, as written. counts: how often each word occurs. weights: how much it
+    counts. spellings: all that may be looked up, words and pieces, each once.
+    """
+
+    ids: tuple[str, ...]
+    words: Sequence[Sequence[str]] = field(repr=False)
+    counts: Counter[str] = field(repr=False)
+    weights: WordWeights = field(repr=False)
+    spellings: dict[str, None] = field(repr=False)
+
+    @classmethod
+    def of(cls, texts: Mapping[str, str], weights: WordWeights | Weighting = "sif") -> ItemWords:
+        """Cut texts by item id; weights are fitted on them where they are not given."""
+        weights = weights if isinstance(weights, WordWeights) else WordWeights.fit(texts.values(), weights)
+        words = [tokenise(text) for text in texts.values()]
+        counts = Counter(word for one in words for word in one)
+        units = (unit for word in counts for unit in (word, *pieces(word)))
+        return cls(tuple(texts), words, counts, weights, {one: None for unit in units for _, one in variants(unit)})
+
+    def entries(self, found: Vectors) -> dict[str, Entry]:
+        """Return for each word where it is among vectors, which may be of other keys as well."""
+        places = {found.keys[row]: int(row) for row in np.flatnonzero(found.known)}
+        return {word: _look_up(word, places) for word in self.counts}
+
+    def known(self, entries: Mapping[str, Entry], *, numbers: bool = True) -> int:
+        """Return how many items have a word that was found; without `numbers`, one that is no whole number."""
+        met = {
+            word
+            for word, entry in entries.items()
+            if entry.rows and (numbers or not all(unit.isdecimal() for unit in entry.units))
+        }
+        return sum(not met.isdisjoint(one) for one in self.words)
+
+    def averaged(
+        self,
+        found: Vectors,
+        entries: Mapping[str, Entry],
+        *,
+        mean: npt.NDArray[np.float64] | None = None,
+        events: npt.NDArray[np.integer[Any]] | None = None,
+    ) -> ItemVectors:
+        """Average the vectors of the words of each item; arguments and errors as of `item_vectors`."""
+        met = [spelling for spelling, known in zip(found.keys, found.known, strict=True) if known]
+        told = replace(found.report, wanted=len(self.spellings), found=sum(one in self.spellings for one in met))
+        if self.counts and not told.found:
+            raise UnknownWordsError(
+                f"{told.source} knows none of {len(self.counts):,} words, such as {next(iter(self.counts))!r}"
+            )
+        vectors = Vectors(self.ids, *_averages(self.words, entries, found.matrix, self.weights), told)
+        mean = vectors.mean() if mean is None else np.asarray(mean, np.float64)
+        if mean.shape != (vectors.width,):
+            raise InputError(
+                f"the mean of the items has {mean.size} values, the vectors {vectors.width}; they do not fit"
+            )
+        vectors = replace(vectors, matrix=vectors.filled(mean))
+        coverage = _coverage(self.words, self.counts, entries, vectors.known, events)
+        return ItemVectors(vectors, coverage, self.weights, mean)
+
+
 def item_vectors(
     texts: Mapping[str, str],
     source: Any,
@@ -209,25 +272,9 @@ def item_vectors(
     Raises:
         InputError: the source cannot be read; `UnknownWordsError`: it knows none of the words.
     """
-    weights = weights or WordWeights.fit(texts.values())
-    words = [tokenise(text) for text in texts.values()]
-    counts = Counter(word for one in words for word in one)
-    spellings = dict.fromkeys(
-        spelling for word in counts for unit in (word, *pieces(word)) for _, spelling in variants(unit)
-    )
-    found = read_vectors(source, spellings, ids=ids, trust=trust)
-    if counts and not found.known.any():
-        raise UnknownWordsError(
-            f"{found.report.source} knows none of {len(counts):,} words, such as {next(iter(counts))!r}"
-        )
-    places = {found.keys[row]: int(row) for row in np.flatnonzero(found.known)}
-    entries = {word: _look_up(word, places) for word in counts}
-    vectors = Vectors(tuple(texts), *_averages(words, entries, found.matrix, weights), found.report)
-    mean = vectors.mean() if mean is None else np.asarray(mean, np.float64)
-    if mean.shape != (vectors.width,):
-        raise InputError(f"the mean of the items has {mean.size} values, the vectors {vectors.width}; they do not fit")
-    vectors = replace(vectors, matrix=vectors.filled(mean))
-    return ItemVectors(vectors, _coverage(words, counts, entries, vectors.known, events), weights, mean)
+    words = ItemWords.of(texts, weights or "sif")
+    found = read_vectors(source, words.spellings, ids=ids, trust=trust)
+    return words.averaged(found, words.entries(found), mean=mean, events=events)
 
 
 def _look_up(word: str, places: Mapping[str, int]) -> Entry:
