@@ -284,7 +284,7 @@ class Recommender:
         behaviours += [f"the user's {', '.join(model.user_attributes)}"] if model.user_attributes else []
         return " and ".join(behaviours + ["times"] * (model.time_lags or model.time_bias or model.time_gaps))
 
-    def _readable(self, histories: Histories, at: int | None) -> Histories:
+    def _readable(self, histories: Histories, at: int | None = None) -> Histories:
         """What the model reads of histories: their newest `window` events, items it knows nothing of as unknown."""
         histories = histories if self.window is None else newest(histories, self.window)
         if histories.times is not None and self._momentary:
