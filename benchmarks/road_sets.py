@@ -81,9 +81,9 @@ columns = { user = "SessionId", item = "ItemId", time = "Time" }
 """,
     ),
     "taobao": RealSet(
-        "Two hours of a large shop, four behaviours: most people have one event, and most items too. The catalogue is "
-        "nearly as large as the log, so the default of 2,000 steps with a full softmax would learn for an hour: "
-        "self-attention has 12 passes here (`train.epochs=12`), the only setting on this page that is not a default.",
+        "Two hours of a large shop, four behaviours: most people have one event, and most items too. To learn for less "
+        "long, self-attention has 12 passes here (`train.epochs=12`) in the place of the 37 that follow from the size "
+        "of the log, the only setting on this page that is not a default.",
         "time:0.9",
         """\
 [[source]]

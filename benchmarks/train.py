@@ -30,7 +30,20 @@ from road_sets import SETS as LOGS
 from train_log import SPLIT, export, protocol_of
 from train_page import Chapter, Curve, page
 from train_plot import draw
-from train_sides import OF_OURS, OURS, PEERS, SETS, SHAPE, TARGETS, Cell, equal_settings, our_cell, peer_cell
+from train_sides import (
+    FREE,
+    OF_OURS,
+    OURS,
+    PEERS,
+    RATE_SHAPE,
+    SETS,
+    SHAPE,
+    TARGETS,
+    Cell,
+    equal_settings,
+    our_cell,
+    peer_cell,
+)
 
 Found = dict[str, Any]
 
@@ -72,8 +85,10 @@ class Comparison:
 
     def shape(self, kind: str) -> Found:
         """Return the architecture that peers are told: equal to ours where rates are taken, else as the log asks."""
+        if kind == "rate":
+            return {**RATE_SHAPE, **self.asked.rate_set}
         own = {name: value for name, value in SETS[self.name].items() if name in SHAPE}
-        return {**SHAPE, **(self.asked.rate_set if kind == "rate" else own | self.asked.peer_set)}
+        return {**SHAPE, **own, **self.asked.peer_set}
 
     def peer(self, kind: str, name: str, way: Found, turn: int = 0, **options: Any) -> Cell:
         """Name the training of a peer in a way of its own."""
@@ -83,8 +98,7 @@ class Comparison:
 
     def own(self, kind: str, seed: int, changes: Sequence[str] = (), turn: int = 0) -> Cell:
         """Name a training of ours."""
-        # what is learned by itself: counts alone are beyond the figure whose seconds are asked for
-        told = [f"train.threads={max(self.asked.threads)}", "model.covisit_weight=0", *self.asked.set, *changes]
+        told = [f"train.threads={max(self.asked.threads)}", *self.asked.set, *changes]
         about = {"kind": kind, "seed": seed, "changes": told, "fingerprint": self.fingerprint, "round": turn}
         return our_cell(self.work, self.work / "dataset", about | {"speed": kind == "rate"})
 
@@ -99,10 +113,24 @@ class Comparison:
         works = [(found["rate"]["targets_per_second"], way) for way, found in tried if found]
         return max(works, key=lambda pair: float(pair[0]))[1] if works else None
 
+    def ours(self) -> dict[str, Cell]:
+        """Name our trainings for quality; where seconds are asked for, also without counts beside what is learned.
+
+        Counts are made before the first step, so seconds of learning say nothing of them.
+        """
+        ways: dict[str, list[str]] = {OURS: []}
+        if self.name in TARGETS:
+            ways[f"{OURS}, {FREE}"] = ["model.covisit_weight=0"]
+        many = {seed: f", seed {seed}" * (len(self.asked.seeds) > 1) for seed in self.asked.seeds}
+        return {
+            label + told: self.own("curve", seed, changes)
+            for label, changes in ways.items()
+            for seed, told in many.items()
+        }
+
     def curves(self) -> list[Curve]:
         """Train every side for its quality."""
-        several = len(self.asked.seeds) > 1
-        cells = {OURS + f", seed {seed}" * several: self.own("curve", seed) for seed in self.asked.seeds}
+        cells = self.ours()
         more = {"epochs": self.asked.epochs or SETS[self.name]["epochs"], "patience": self.asked.patience}
         if self.asked.until and self.name in TARGETS:
             more["until"] = TARGETS[self.name]
@@ -186,6 +214,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=numbers, default=[1], help="of ours; peers have one")
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="of ours, not default")
     parser.add_argument("--peer-set", action="append", default=[], metavar="OPTION=VALUE", help="of the peers' curves")
+    shape = ", ".join(f"{name} {value}" for name, value in RATE_SHAPE.items())
+    parser.add_argument(
+        "--rate-set", action="append", default=[], metavar="OPTION=VALUE", help=f"of all sides in rates; as is: {shape}"
+    )
     parser.add_argument("--epochs", type=int, default=0, help="of peers, at most; 0 = as the log says")
     parser.add_argument("--patience", type=int, default=10, help="of peers: epochs without a better validation NDCG@10")
     parser.add_argument("--until", action="store_true", help="peers stop at the quality that is timed: no test")
@@ -206,7 +238,6 @@ def arguments() -> argparse.Namespace:
 
 def checked(parser: argparse.ArgumentParser, asked: argparse.Namespace) -> argparse.Namespace:
     """Refuse what does not exist before hours of work."""
-    asked.rate_set = {}
     asked.work = asked.work.absolute()
     asked.peers = asked.peers and asked.peers.absolute()  # not resolved: it may be a link of an environment
     if asked.smoke:
@@ -214,7 +245,7 @@ def checked(parser: argparse.ArgumentParser, asked: argparse.Namespace) -> argpa
         asked.threads = asked.threads[-1:]
         asked.epochs, asked.steps, asked.warm_up, asked.trial_steps, asked.trial_warm_up = 2, 3, 2, 2, 1
         asked.rate_epochs, asked.set = 2, [*asked.set, "train.epochs=3"]
-        asked.rate_set = {"length": 50, "width": 16}
+        asked.rate_set = ["length=50", "width=16", *asked.rate_set]
         asked.peer_set = ["length=50", "width=16", *asked.peer_set]
         asked.out = asked.out or asked.work / "smoke.md"  # no result
     if not asked.peers:
@@ -225,7 +256,13 @@ def checked(parser: argparse.ArgumentParser, asked: argparse.Namespace) -> argpa
     if min(asked.warm_up, asked.trial_warm_up) < 1:
         parser.error("--warm-up, --trial-warm-up: expected at least 1, as the clock starts at the end of a step")
     settings_for(SPLIT, "self-attention", 1, asked.set)
-    asked.peer_set = dict(text.split("=", 1) for text in asked.peer_set)
+    for kind in ("peer_set", "rate_set"):
+        flag = f"--{kind.replace('_', '-')}"
+        if wrong := [text for text in getattr(asked, kind) if "=" not in text]:
+            parser.error(f"{flag}: expected OPTION=VALUE, for example width=64; got {wrong[0]}")
+        setattr(asked, kind, dict(text.split("=", 1) for text in getattr(asked, kind)))
+    if unknown := set(asked.rate_set) - set(RATE_SHAPE):
+        parser.error(f"--rate-set {', '.join(sorted(unknown))}: known are {', '.join(RATE_SHAPE)}")
     return asked
 
 

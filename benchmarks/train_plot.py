@@ -15,7 +15,7 @@ from regard.manifest import new_file
 from regard.transfer.plot import INK, QUIET, apart
 from train_log import KEY
 from train_page import Chapter, Curve
-from train_sides import OURS, TARGETS
+from train_sides import FREE, OURS, TARGETS
 
 COLOURS = {OURS: "#0072B2", "rectools": "#D55E00", "replay": "#009E73", "recbole": "#CC79A7"}  # Okabe and Ito (2008)
 TITLES = {"rectools": "RecTools", "replay": "RePlay", "recbole": "RecBole"}
@@ -25,7 +25,7 @@ def draw(chapter: Chapter, path: Path) -> None:
     """Write the picture of a log as PNG, whole or not at all."""
     figure = Figure(figsize=(9.6, 5.6), dpi=150, facecolor="white")
     FigureCanvasAgg(figure)
-    axes = figure.add_axes((0.085, 0.125, 0.685, 0.715))
+    axes = figure.add_axes((0.085, 0.125, 0.62, 0.715))
     for curve in reversed(chapter.curves):
         _line(axes, curve)
     _scales(axes)
@@ -44,12 +44,12 @@ def draw(chapter: Chapter, path: Path) -> None:
 def _title(chapter: Chapter) -> str:
     """The finding: how many times sooner ours are there, if everybody gets there."""
     target = TARGETS.get(chapter.name)
-    ours = [curve.reached(target) for curve in chapter.ours] if target else []
+    ours = [curve.reached(target) for curve in chapter.free] if target else []
     theirs = [reached for curve in chapter.peers if (reached := curve.reached(target))] if target else []
     whole = [reached for reached in ours if reached]
     if theirs and whole and len(whole) == len(ours):
         times = min(theirs)[0] / max(reached[0] for reached in whole)
-        return f"{OURS} reaches {target:.3f} in 1/{times:,.1f} of the seconds of the first peer"
+        return f"{OURS} {FREE} reaches {target:.3f} in 1/{times:,.1f} of the seconds of the first peer"
     return "Quality by seconds of learning"
 
 
@@ -61,6 +61,7 @@ def _line(axes: Axes, curve: Curve) -> None:
     side = _side(curve)
     width, order = (2.6, 4) if side == OURS else (1.8, 3)
     dots: dict[str, Any] = {"marker": "o", "markersize": 4.5, "markeredgecolor": "white", "markeredgewidth": 0.7}
+    dots["linestyle"] = "--" if FREE in curve.label else "-"
     axes.plot(curve.seconds, curve.quality, color=COLOURS[side], linewidth=width, zorder=order, **dots, clip_on=False)
 
 
@@ -97,7 +98,8 @@ def _labels(axes: Axes, curves: Sequence[Curve]) -> None:
     for label, place in zip(names, apart([ends[name] for name in names], 0.06), strict=True):
         curve = sides[label]
         side = _side(curve)
-        text = f"{TITLES.get(side, label)}  {curve.quality.max():.4f}"
+        name = label.removeprefix(f"{OURS}, ") if FREE in label else label
+        text = f"{TITLES.get(side, name)}  {curve.quality.max():.4f}"
         weight = "bold" if side == OURS else "normal"
         axes.annotate(
             text,

@@ -25,16 +25,21 @@ from regard.config import Settings
 from regard.evaluate.result import Result
 from regard.manifest import read_json, write_json
 from regard.training.protocol import Protocol
-from road import code, settings_for, told_of
+from road import code, read_by, settings_for, told_of
 from train_log import KEY, SPLIT, tested, validated
 
 HERE = Path(__file__).absolute().parent
 OURS = "regard"
+FREE = "without counts"
+"""Said of the curves of ours in whose scores are no counts of pairs beside what is learned."""
 ANSWER, DONE, TEST = "answer.json", "found.json", "evaluation-test"
 Words = tuple[str, ...]
 
 SHAPE: dict[str, Any] = {"length": 200, "width": 64, "blocks": 2, "dropout": 0.1}
-"""What peers are told of their architecture where a log asks for nothing else, and always where rates are taken."""
+"""What peers are told of their architecture where a log asks for nothing else."""
+
+RATE_SHAPE = {**SHAPE, "dropout": 0.0}
+"""What all sides are told where rates are taken: peers also drop attention weights, which is work that ours has not."""
 
 OF_OURS = {"length": "window"}
 """What ours call it, where the name differs."""
@@ -66,14 +71,14 @@ EQUAL = {
     "model.feed_forward": "plain",
     "model.residual": "plain",
     "model.expansion": 1.0,
-    "model.dropout": 0.1,
+    "model.dropout": 0.0,
     "model.window": 200,
     "model.positions": "learned",
     "model.temperature": 0.0,
     "model.covisit_weight": 0.0,
     "model.negatives": 0,
 }
-"""The architecture of the rates: that of the peers' SASRec, whose feed-forward is as wide as the model."""
+"""The architecture of the rates: that of the peers' SASRec, whose feed-forward is as wide as the model, undropped."""
 
 
 def equal_settings(changes: Sequence[str]) -> list[str]:
@@ -157,8 +162,7 @@ def peer_cell(work: Path, python: Path, log: Path, name: str, about: Mapping[str
 def our_cell(work: Path, dataset: Path, about: Mapping[str, Any]) -> Cell:
     """Name a cell of ours; `about`: its fingerprint, kind, settings as changes, and whether only its rate is asked."""
     settings = settings_for(SPLIT, "self-attention", about["seed"], about["changes"])
-    told = settings.model_dump(mode="json")
-    key = key_of(about["fingerprint"], told, about.get("round", 0))
+    key = key_of(about["fingerprint"], read_by(settings), about.get("round", 0))
     folder = work / _label(about["kind"], OURS, f"seed-{about['seed']}", key)
     task = {"dataset": str(dataset), "settings": told_of(settings), "folder": str(folder), "speed": about["speed"]}
     return Cell(OURS, [sys.executable, str(HERE / "train_ours.py"), json.dumps(task)], folder)

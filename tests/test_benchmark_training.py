@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import math
 from importlib import import_module
 from pathlib import Path
@@ -141,8 +142,9 @@ def test_seconds_to_a_quality_by_hand() -> None:
 def test_the_bar_takes_the_slowest_of_ours_and_the_first_peer(protocol: Any) -> None:
     page = import_module("train_page")
     curves = [
-        _curve([1.0], [0.16], "regard, seed 1"),
-        _curve([4.0], [0.15], "regard, seed 2"),
+        _curve([0.1], [0.17], "regard, seed 1"),  # with counts: no second of learning is in them
+        _curve([1.0], [0.16], "regard, without counts, seed 1"),
+        _curve([4.0], [0.15], "regard, without counts, seed 2"),
         _curve([100.0, 60.0], [0.1, 0.16], "rectools"),
         _curve([90.0], [0.15], "replay"),
     ]
@@ -150,6 +152,49 @@ def test_the_bar_takes_the_slowest_of_ours_and_the_first_peer(protocol: Any) -> 
     assert "beside replay" in lines[-4]
     assert "1/22.5 of its seconds (1/22.5)" in lines[-4]
     assert lines[-4].endswith("**met**.")
+
+
+def test_quality_is_judged_with_default_settings(protocol: Any) -> None:
+    page = import_module("train_page")
+    curves = [
+        page.Curve(label, _curve([1.0], [0.2], label).found, SimpleNamespace(value=lambda _, test=test: test))
+        for label, test in (("regard", 0.179), ("regard, without counts", 0.1))
+    ]
+    line = page._lines(page.Chapter("ml-1m", protocol, curves, []))[-1]
+    assert line == "- Test ndcg@10 of regard, one seed: 0.1790; at least 0.1780: **met**."
+
+
+def _comparison(name: str, tmp_path: Path, *words: str) -> Any:
+    train = import_module("train")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["train.py", "--work", str(tmp_path), "--threads", "1", *words])
+        patch.setattr(train.Comparison, "fingerprint", "log")
+        found = train.Comparison(name, train.arguments())
+        found.told = {
+            label: Settings.of(json.loads(cell.command[-1])["settings"]) for label, cell in found.ours().items()
+        }
+    return found
+
+
+def test_ours_are_default_settings_and_beside_them_without_counts_where_seconds_are_asked(tmp_path: Path) -> None:
+    told = _comparison("ml-1m", tmp_path, "--seeds", "1,2").told
+    assert [*told] == [f"regard{way}, seed {seed}" for way in ("", ", without counts") for seed in (1, 2)]
+    assert all(
+        settings.model.model_fields_set == {"name"} for label, settings in told.items() if "without" not in label
+    )
+    assert all(settings.model.covisit_weight == 0 for label, settings in told.items() if "without" in label)
+    assert all(settings.train.model_fields_set == {"seed", "threads"} for settings in told.values())
+    assert [*_comparison("amazon-beauty", tmp_path).told] == ["regard"]
+
+
+def test_the_page_says_what_the_size_of_the_data_decides() -> None:
+    page = import_module("train_page")
+    settings = Settings().changed(["model.covisit_weight=3", "train.table_rate=10"]).model_dump(mode="json")
+    one = {"cell": "curve-regard", "side": "regard", "settings": settings, "epochs": [], "machine": {"precision": "f"}}
+    said = page._ways([one])
+    assert "covisit_weight 3.0" in said
+    assert "table_rate 10.0" in said
+    assert "vectors_rate" in said
 
 
 def test_a_peer_that_was_stopped_is_marked_and_not_compared(protocol: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,11 +264,45 @@ def test_a_course_ends_where_waiting_is_over_or_the_steps_are_timed(protocol: An
 def test_equal_architecture_is_that_of_the_peers() -> None:
     sides = import_module("train_sides")
     model = Settings().changed(sides.equal_settings(["train.epochs=2"])).model
-    shape = sides.SHAPE
+    shape = sides.RATE_SHAPE
+    assert shape["dropout"] == 0  # peers also drop attention weights, and ours does not
     assert (model.width, model.blocks, model.dropout, model.window) == tuple(
         shape[name] for name in ("width", "blocks", "dropout", "length")
     )
     assert (model.feed_forward, model.expansion, model.heads, model.negatives) == ("plain", 1.0, 1, 0)
+
+
+def test_rates_have_one_shape_on_all_sides_and_another_where_it_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = _comparison("amazon-beauty", tmp_path)
+    assert plain.shape("rate") == {"length": 200, "width": 64, "blocks": 2, "dropout": 0.0}
+    assert plain.shape("curve")["dropout"] == 0.3
+    assert _comparison("ml-1m", tmp_path, "--rate-set", "dropout=0.1").shape("rate")["dropout"] == "0.1"
+    for wrong in ("dropout", "patience=3"):
+        with pytest.raises(SystemExit):
+            _comparison("ml-1m", tmp_path, "--rate-set", wrong)
+        assert "--rate-set" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_our_cells_differ_by_what_was_told_and_by_the_rule_for_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The size of the data decides what was not told, so a default that was told is not the same."""
+    sides = import_module("train_sides")
+
+    def folder(*changes: str) -> Path:
+        about = {"kind": "curve", "seed": 1, "changes": changes, "fingerprint": "log", "speed": False}
+        found: Path = sides.our_cell(tmp_path, tmp_path, about).folder
+        return found
+
+    plain = Settings()
+    told = (f"train.table_rate={plain.train.table_rate}", f"model.dropout={plain.model.dropout}")
+    assert len({folder(), folder(told[0]), folder(told[1]), folder(*told)}) == 4
+    before = folder()
+    assert folder() == before
+    monkeypatch.setattr("road.RULE", -1)
+    assert folder() != before
 
 
 def test_cells_differ_by_all_that_they_are_told(tmp_path: Path) -> None:

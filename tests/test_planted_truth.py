@@ -121,6 +121,10 @@ def test_without_a_signal_there_is_no_skill(tmp_path: Path) -> None:
     for interest in ("target", "gru"):
         _, result = trained(dataset, told(model={"interest": interest}, train={"epochs": 3}), tmp_path / interest)
         assert abs(figure(result, "auc|50-sampled") - 0.5) < 0.05
+    asked = {"name": "self-attention", "blocks": 1, "covisit_weight": 3.0}  # its own guess, and counts of pairs
+    run = pipeline.train(dataset, told(model=asked, train={"epochs": 2}), tmp_path / "retriever")
+    result = pipeline.evaluate(run, data=dataset, baselines="none").result
+    assert abs(figure(result, "hit_rate@10") - 10 / (100 - (each - 1))) < 0.05  # ten of the items not had before
 
 
 def test_a_target_among_the_events_it_may_read_is_refused(

@@ -259,6 +259,7 @@ MISTAKES: list[tuple[str, list[str], str]] = [
         "none of the candidates",
     ),
     ("k below one", ["recommend", "runs/first", "--history", "a", "-k", "0"], "at least 1"),
+    ("a moment that is not read", ["recommend", "runs/first", "--history", "a", "--at", "2026-03-01"], "request_time"),
     ("users without out", ["recommend", "runs/first", "--users", "events.csv"], "--out"),
     (
         "users and user",

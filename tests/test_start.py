@@ -313,6 +313,18 @@ def test_training_goes_on_and_is_the_same_when_resumed(
     assert all(torch.equal(value, weights(run)[key]) for key, value in weights(whole).items())
 
 
+def test_a_table_is_learned_by_rows_as_the_run_did_unless_something_else_is_told(tmp_path: Path) -> None:
+    old, new, _ = logs()
+    rows = {"model.negatives": 8, "train.table_optimizer": "rowwise", "train.epochs": 1}
+    first = pipeline.train(old, small(**{"model.name": "self-attention"}, **rows), tmp_path / "first")
+    further = pipeline.train(new, on(**{"train.epochs": 1}), tmp_path / "further", start=first)
+    assert further.settings.train.table_optimizer == "rowwise"
+    other = on(**{"train.epochs": 1, "train.table_optimizer": "same"})
+    assert pipeline.train(new, other, tmp_path / "other", start=first).settings.train.table_optimizer == "same"
+    whole = on(**{"train.epochs": 1, "model.negatives": 0})  # by rows is for few rows a step, and here it reads all
+    assert pipeline.train(new, whole, tmp_path / "whole", start=first).settings.train.table_optimizer == "same"
+
+
 def test_the_command_takes_model_and_vectors_from_the_run(tmp_path: Path) -> None:
     (tmp_path / "words.txt").write_text("tea 3 0 0 1\nale 0 3 1 0\na 1 1 0 0\nb 1 1 1 0\n")
     for name in ("a", "b"):

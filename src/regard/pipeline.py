@@ -306,15 +306,12 @@ def _items_for(run: Run, items: Any) -> pa.Table:
 
 
 def recommend_file(
-    run: str | Path,
-    users: Path,
-    out: Path,
-    *,
-    k: int = 10,
-    seen: str | None = None,
-    data: str | Path | None = None,
+    run: str | Path, users: Path, out: Path, *, data: str | Path | None = None, **asked: Any
 ) -> dict[str, Any]:
-    """Recommend for every user named in a file, one id a line, blanks around it left off, into a Parquet file."""
+    """Recommend for every user named in a file, one id a line, blanks around it left off, into a Parquet file.
+
+    What is `asked` is as in `Recommender.recommend_many`.
+    """
     recommender = Recommender.open(run, data)
     try:
         lines = users.read_text(encoding="utf-8-sig").split("\n")
@@ -323,7 +320,7 @@ def recommend_file(
     ids = [name for line in lines if (name := line.strip())]
     if not ids:
         raise InputError(f"{users} names no user; expected one user id a line")
-    table, notes = recommender.recommend_many(ids, k=k, seen=seen)
+    table, notes = recommender.recommend_many(ids, **asked)
     return _written(table, out, notes)
 
 

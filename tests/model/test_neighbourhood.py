@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
 import torch
 
+from regard import pipeline
 from regard.config import ModelSettings, Settings
 from regard.data.batches import Histories
 from regard.data.events import EventLog
@@ -18,7 +20,7 @@ from regard.data.store import Dataset
 from regard.errors import SettingsError
 from regard.model.baseline import CoVisit
 from regard.model.models import build
-from regard.model.neighbourhood import Neighbourhood
+from regard.model.neighbourhood import MOST, NEWEST, Neighbourhood
 from regard.model.retriever import Retriever
 
 PEOPLE = {"a": "1 2 3 4", "b": "2 3 5", "c": "3 2 1 6", "d": "1 2 3 7"}
@@ -92,6 +94,26 @@ def test_what_is_held_back_is_not_counted(rule: str) -> None:
     expected /= powers[:, None] ** 0.5 * powers**0.25
     found = near(Histories(torch.arange(log.n_items + 1), torch.arange(log.n_items + 2)))
     torch.testing.assert_close(found[1:], expected[1:], atol=1e-6, rtol=1e-6)
+
+
+def test_what_a_training_counts_is_of_its_training_part(tmp_path: Path) -> None:
+    """The counts of a run are those of its split, and the events held back would have made others of them."""
+    log = dataset()
+    told = {"covisit_weight": 3.0, "width": 8}
+    train = {"epochs": 1, "batch_tokens": 64, "threads": 1, "precision": "float32"}
+    body = {"data": {"split": "leave-one-out"}, "model": told, "train": train, "evaluate": {"bootstrap": 0}}
+    model = pipeline.train(log, Settings.of(body), tmp_path).stage()
+    assert isinstance(model, Retriever)
+    assert model.near is not None
+    each = Histories(torch.arange(log.n_items + 1), torch.arange(log.n_items + 2))
+    found = {"none": torch.empty(0), "leave-one-out": torch.empty(0)}
+    for rule in found:
+        near = Neighbourhood(log.n_items)
+        near.count(log, make_split(log, rule), most=MOST, newest=NEWEST)
+        found[rule] = near(each)
+    assert torch.equal(model.near(each), found["leave-one-out"])
+    assert not torch.allclose(found["none"], found["leave-one-out"])
+    assert (found["leave-one-out"] > 0).sum() < (found["none"] > 0).sum()
 
 
 def retriever(log: Dataset, weight: float) -> Retriever:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reference import candidates_in_order
-from regard.errors import DivergenceError
+from regard.errors import DivergenceError, InputError
 from regard.model import rounded, search
 from regard.model.rounded import CHUNK, RoundedQueries, RoundedTable, power_above, product_for
 from regard.model.search import SearchIndex
@@ -237,3 +237,36 @@ def test_nobody_is_known():
     assert items.tolist() == [[1, 3, 0], [1, 2, 3]]
     assert scores[0].tolist() == [UNKNOWN_SCORE, UNKNOWN_SCORE, -math.inf]
     assert SearchIndex(torch.randn(1, 2)).search(torch.randn(1, 2), 2)[1].tolist() == [[0, 0]]
+
+
+@pytest.mark.parametrize("excluded", [None, jagged([[1], [], [2, 3]])])
+def test_a_list_of_nothing_is_one_of_no_columns_either_way(excluded):
+    table, queries = torch.randn(40, 4), torch.randn(3, 4)
+    for found in (SearchIndex(table).search(queries, 0, excluded), top_k(queries, table, 0, excluded=excluded)):
+        assert [(one.shape, one.dtype) for one in found] == [((3, 0), torch.float32), ((3, 0), torch.int64)]
+
+
+@pytest.mark.parametrize("many", [1, 39, 41])
+def test_what_is_known_is_said_of_every_row(many):
+    table, known = torch.randn(40, 4), torch.ones(many, dtype=torch.bool)
+    told = rf"known: expected a bool for each of the 40 rows of the table; got the shape \({many},\)"
+    with pytest.raises(InputError, match=told):
+        SearchIndex(table, known)
+    with pytest.raises(InputError, match=told):
+        top_k(torch.randn(2, 4), table, 3, known=known)
+
+
+@pytest.mark.parametrize("row", [0, 1, 39])
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_rows_that_are_not_finite_are_refused_either_way_unless_unknown(row, bad):
+    table, queries = torch.randn(40, 4).abs(), torch.ones(2, 4)
+    table[row, 2] = bad
+    ways = [
+        lambda known=None: SearchIndex(table, known).search(queries, 3),
+        lambda known=None: top_k(queries, table, 3, known=known),
+    ]
+    for ask in ways:
+        with pytest.raises(DivergenceError, match="expected finite"):
+            ask()
+        others = torch.arange(40) != row
+        assert row not in ask(known=others)[1]

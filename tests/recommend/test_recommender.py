@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
+import json
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
+from typer.testing import CliRunner
 
 import regard
+from regard.cli import app
 from regard.data.batches import Histories
 from regard.data.store import Dataset
 from regard.errors import InputError
@@ -243,13 +248,17 @@ def test_a_recommender_takes_a_folder_and_checks_its_dataset(shop: Dataset, covi
 
 
 @pytest.fixture(scope="module")
-def momentary(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A model that reads the moment and the context of a request."""
+def contextual(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     made = regard.make_shop(seed=2, users=60)
     columns = dataclasses.replace(COLUMNS, context=("hour", "device"))
-    dataset = Dataset.build(regard.EventLog.read(made.events, columns), None)
+    return Dataset.build(regard.EventLog.read(made.events, columns), tmp_path_factory.mktemp("contextual") / "shop")
+
+
+@pytest.fixture(scope="module")
+def momentary(contextual: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A model that reads the moment and the context of a request."""
     settings = ("data.split=time:0.8", "model.context=device,hour", "model.request_time=true")
-    return trained(dataset, tmp_path_factory.mktemp("momentary") / "run", *settings, "train.learning_rate=0.05")
+    return trained(contextual, tmp_path_factory.mktemp("momentary") / "run", *settings, "train.learning_rate=0.05")
 
 
 def test_the_context_of_a_request_counts(momentary: Run) -> None:
@@ -269,3 +278,91 @@ def test_context_that_is_not_read_is_refused(momentary: Run, covisit: Run) -> No
         Recommender(momentary).recommend(history=["a"], context={"devise": "mobile"})
     with pytest.raises(InputError, match="it reads none"):
         Recommender(covisit).recommend(history=["a"], context={"hour": "3"})
+
+
+def asked_of(dataset: Dataset, user: int) -> tuple[str, int]:
+    """A user, and the microseconds of their last event."""
+    assert dataset.time is not None
+    return dataset.users.id(user), int(dataset.time[dataset.offsets[user + 1] - 1])
+
+
+def written(moment: int) -> str:
+    return str(np.datetime64(moment, "us"))
+
+
+def test_the_moment_of_a_request_is_the_one_that_is_told(
+    contextual: Dataset, momentary: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = Recommender(momentary, contextual)
+    kept = heard(asked, monkeypatch)
+    user, last = asked_of(contextual, 3)
+    week = last + 7 * 86_400_000_000
+    day = week - week % 1_000_000
+    zone = datetime.timezone(datetime.timedelta(hours=2))
+    there = datetime.datetime(1970, 1, 1, tzinfo=zone) + datetime.timedelta(hours=2, microseconds=day)
+    for at in (written(day), f"{written(day)}Z", there, there.isoformat(), day, day // 1000, day / 10**6, f"{day}000"):
+        answer = asked.recommend(user=user, at=at)
+        assert answer.notes == []
+        told = kept.pop()
+        assert told.asked is not None
+        assert told.times is not None
+        assert told.asked.tolist() == [*told.times[1:].tolist(), day]
+    assumed = asked.recommend(user=user)
+    (note,) = assumed.notes
+    gap = datetime.timedelta(microseconds=momentary.manifest["median_gap"])
+    assert note == f"the moment of the request is assumed, {gap} after the last event; at (--at) says another"
+    same = asked.recommend(user=user, at=last + momentary.manifest["median_gap"])
+    assert same.items == assumed.items
+    far = [item.score for item in asked.recommend(user=user, at=day).items]
+    assert far != [item.score for item in assumed.items]
+
+
+def test_many_are_asked_at_one_moment(contextual: Dataset, momentary: Run) -> None:
+    asked = Recommender(momentary, contextual)
+    users = [asked_of(contextual, user) for user in (2, 5, 4)]
+    at = max(last for _, last in users)
+    table, notes = asked.recommend_many([name for name, _ in users], k=3, at=at)
+    assert notes == []
+    for name, _ in users:
+        own = table.filter(pa.compute.field("user") == name)
+        one = asked.recommend(user=name, k=3, at=written(at)).items
+        assert own["item"].to_pylist() == [item.item for item in one]
+        np.testing.assert_allclose(own["score"].to_numpy(), [item.score for item in one], rtol=1e-4)
+    _, notes = asked.recommend_many([name for name, _ in users], k=3)
+    assert ["is assumed" in note for note in notes] == [True]
+    late = max(users, key=lambda pair: pair[1])
+    with pytest.raises(InputError, match=f"before the last event of user '{late[0]}'"):
+        asked.recommend_many([name for name, _ in users], at=at - 1)
+
+
+def test_a_moment_that_cannot_be_is_refused(contextual: Dataset, shop: Dataset, momentary: Run, attention: Run) -> None:
+    asked = Recommender(momentary, contextual)
+    user, last = asked_of(contextual, 3)
+    assert asked.recommend(user=user, at=last).notes == []
+    with pytest.raises(InputError, match=f"before the last event of user '{user}', {written(last)[:19]}"):
+        asked.recommend(user=user, at=last - 1)
+    for wrong in ("tomorrow", "12", "nan", "1e999", "", -last, float("inf"), "2026-13-01"):
+        with pytest.raises(InputError, match=r"expected a date of ISO 8601, for example .* got "):
+            asked.recommend(user=user, at=wrong)
+    with pytest.raises(InputError, match="a history of item ids has no times"):
+        asked.recommend(history=momentary.items.ids([3]), at=last)
+    for ask in (
+        lambda: Recommender(attention, shop).recommend(user=shop.users.id(1), at=last),
+        lambda: Recommender(attention, shop).recommend_many([shop.users.id(1)], at=last),
+    ):
+        with pytest.raises(InputError, match=r"does not read the moment of a request; .*model\.request_time=true"):
+            ask()
+
+
+def test_the_command_takes_the_moment(contextual: Dataset, momentary: Run, tmp_path: Path) -> None:
+    (user, last), asked = asked_of(contextual, 3), Recommender(momentary, contextual)
+    at = written(last + 86_400_000_000)
+    told = CliRunner().invoke(app, ["recommend", str(momentary.path), "--user", user, "--at", at, "--json"])
+    assert json.loads(told.stdout) == asked.recommend(user=user, at=at).as_dict()
+    (tmp_path / "users.txt").write_text(f"{user}\n")
+    file = tmp_path / "out.parquet"
+    told = CliRunner().invoke(
+        app, ["recommend", str(momentary.path), "--users", f"{tmp_path}/users.txt", "--at", at, "--out", str(file)]
+    )
+    assert told.exit_code == 0
+    assert pq.read_table(file).equals(asked.recommend_many([user], at=at)[0])

@@ -23,6 +23,10 @@ def recommend(
     context: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="what is known of the moment; may be repeated")
     ] = None,
+    at: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="moment of the request: ISO 8601, or a number that is a date since 1970"),
+    ] = None,
     seen: Annotated[str | None, typer.Option(help="filter or keep items of the history; default as trained")] = None,
     users: Annotated[
         Path | None, typer.Option(help="a file with one user id a line: recommend for all of them")
@@ -49,7 +53,7 @@ def recommend(
         }
         if too_many := [flag for flag, given in one.items() if given is not None]:
             raise InputError(f"--users answers for a file of users and takes no {too_many[0]}; leave one of them out")
-        written = pipeline.recommend_file(run, users, table, k=k, seen=seen, data=data)
+        written = pipeline.recommend_file(run, users, table, k=k, seen=seen, at=at, data=data)
         show.written(written, out, as_json=as_json)
         return
     if table is not None:
@@ -64,6 +68,7 @@ def recommend(
         exclude=_ids(exclude) or [],
         seen=seen,
         context=_pairs(context or []),
+        at=at,
     )
     show.recommendation(found, out, as_json=as_json)
 

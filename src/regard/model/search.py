@@ -24,7 +24,7 @@ from torch import Tensor
 
 from regard.errors import DivergenceError
 from regard.model.rounded import CHUNK, RoundedQueries, RoundedTable, power_above
-from regard.model.topk import NOTHING, UNKNOWN_SCORE, Jagged, largest, listed, owners, pack
+from regard.model.topk import NOTHING, UNKNOWN_SCORE, Jagged, check_known, largest, listed, owners, pack
 
 _QUERIES = 64  # at once
 _NUMBERS = 2**18  # products at once: 1 MB, which stays in a core's cache
@@ -50,11 +50,14 @@ class SearchIndex:
             known: bool (V,), as in `topk.rank_and_top`; None when all rows are known.
 
         Raises:
-            DivergenceError: a number in a known row is not finite.
+            DivergenceError: a number in a known row is not finite, row 0 among them, as in `topk.top_k`.
+            InputError: `known` is not of the table.
         """
+        check_known(known, len(table))
         self.table = table.detach()
         found = torch.ones(len(table), dtype=torch.bool, device=table.device) if known is None else known.clone()
         self._unknown = (~found[1:]).nonzero().flatten() + 1
+        _check(self.table[:1][found[:1]], "vectors")
         found[:1] = False
         rows = found.nonzero().flatten()
         lengths = _lengths(self.table, rows)
@@ -84,6 +87,8 @@ class SearchIndex:
         """
         exact = queries.detach().to(self.table.device).double()
         _check(exact, "queries")
+        if k == 0:
+            return listed(self._rows.new_empty(len(exact), 0))
         parts = [self._rows.new_empty(0, k)]
         with torch.autocast(exact.device.type, enabled=False):
             for start in range(0, len(exact), _QUERIES):

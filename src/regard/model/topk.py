@@ -15,7 +15,7 @@ import math
 import torch
 from torch import Tensor
 
-from regard.errors import DivergenceError
+from regard.errors import DivergenceError, InputError
 
 Jagged = tuple[Tensor, Tensor]
 """Values (T,) and offsets (B+1,), both int64: row b owns values[offsets[b]:offsets[b+1]]."""
@@ -99,8 +99,10 @@ def top_k(
 
     Raises:
         DivergenceError: a product with a known row is not finite.
+        InputError: `known` is not of the table.
     """
     size = table.shape[0]
+    check_known(known, size)
     step = block or rows_per_block(len(queries))
     if known is None:
         known = torch.ones(size, dtype=torch.bool, device=table.device)
@@ -111,6 +113,14 @@ def top_k(
         board = _board(products, _within(excluded, start, stop), known[start:stop], first=start)
         best = largest(torch.cat([best, _best(board, k, first=start)], dim=1), k)
     return listed(best)
+
+
+def check_known(known: Tensor | None, size: int) -> None:
+    """Raise `InputError` where `known` is not of a table of `size` rows."""
+    if known is not None and known.shape != (size,):
+        raise InputError(
+            f"known: expected a bool for each of the {size:,} rows of the table; got the shape {tuple(known.shape)}"
+        )
 
 
 def rows_per_block(width: int) -> int:

@@ -26,6 +26,7 @@ from regard.model.topk import UNKNOWN_SCORE, Jagged, rows_per_block
 from regard.model.twostage import TwoStage
 from regard.recommend.answer import MANY, Item, Recommendation, check_list, named, short
 from regard.recommend.lastresort import LastResort
+from regard.recommend.request import Moment, checked_moment, codes_of, moments
 from regard.recommend.run import Run
 
 _ROWS = 1024  # users answered at once
@@ -69,6 +70,7 @@ class Recommender:
         exclude: Sequence[str] = (),
         seen: str | None = None,
         context: Mapping[str, str] | None = None,
+        at: Moment | None = None,
     ) -> Recommendation:
         """Recommend `k` items for one user of the dataset, or for a history of item ids, oldest first.
 
@@ -80,10 +82,12 @@ class Recommender:
             exclude: not these items.
             seen: `filter` leaves out items of the history, `keep` does not; default: the rule of the run.
             context: what is known at the moment of the request, by context column; the rest is not given.
+            at: the moment of the request, where the model reads it (`model.request_time`): a date, or its text or
+                number as in a log. None assumes the usual time after the last event, and a note says so.
 
         Raises:
             InputError: neither or both of user and history, an unknown user, no usable candidate, a context column that
-                the model does not read, or a k below 1.
+                the model does not read, a k below 1; a moment that is not read or lies before the last event.
         """
         if (user is None) == (history is None):
             raise InputError("expected either a user or a history, not both and not neither")
@@ -97,7 +101,8 @@ class Recommender:
             histories = self._live(self._indexes(history or (), "history", notes), notes)
         if isinstance(self.model, Factorization):
             notes.extend(self.model.remarks(histories))
-        histories = replace(histories, request=self._request(context or {}, notes))
+        histories = replace(histories, request=codes_of(context or {}, self.run.context, notes))
+        moment = checked_moment(at, self._momentary, user is None, self._gap, notes)
         excluded = set(self._indexes(exclude, "exclude", notes))
         if self._filters(seen):
             excluded |= set((histories if user is None else self._seen(self._user(user))).items.tolist())
@@ -106,7 +111,7 @@ class Recommender:
             raise InputError(
                 "none of the candidates is in the catalogue of this run; expected at least one known item id"
             )
-        scores, items, popular = self._top(self._readable(histories), most, _row(sorted(excluded)), wanted)
+        scores, items, popular = self._top(self._readable(histories, moment), most, _row(sorted(excluded)), wanted)
         if popular[0]:
             notes.append("no known item in the history: these are the most popular items")
         found = [
@@ -117,14 +122,15 @@ class Recommender:
         return Recommendation(found, [*notes, *short(k, len(found))])
 
     def recommend_many(
-        self, users: Sequence[str], *, k: int = 10, seen: str | None = None
+        self, users: Sequence[str], *, k: int = 10, seen: str | None = None, at: Moment | None = None
     ) -> tuple[pa.Table, list[str]]:
         """Recommend for many known users: a table user, rank, item, score, title, source; and notes.
 
-        Users that the dataset does not know are skipped and counted, users given twice are answered once.
+        Users that the dataset does not know are skipped and counted, users given twice are answered once. `at` is the
+        moment of all requests, as in `recommend`.
 
         Raises:
-            InputError: a k below 1, or the dataset knows none of the users.
+            InputError: a k below 1, the dataset knows none of the users, or `at` as in `recommend`.
         """
         check_list(users, "users", "user")
         most = self._most(k)
@@ -133,16 +139,17 @@ class Recommender:
         skipped = [user for user, index in zip(distinct, found, strict=True) if index == 0]
         if distinct and len(skipped) == len(distinct):
             raise InputError(f"none of the {len(skipped)} users is in {self._place}, the first: {skipped[0]!r}")
-        notes = []
+        notes: list[str] = []
         if skipped:
             many = f"{len(skipped)} unknown user{'s' * (len(skipped) > 1)} skipped"
             notes.append(f"{many}, the first: {', '.join(skipped[:3])}")
         if twice := len(users) - len(distinct):
             notes.append(f"{twice} repeated user id{'s' * (twice > 1)} left out: each user is answered once")
+        moment = checked_moment(at, self._momentary, False, self._gap, notes)
         known = found[found > 0]
         lengths = np.diff(self.dataset.offsets)[known]  # a window is read, but whole histories are gathered
         parts = packed(lengths, min(_ROWS, rows_per_block(len(self.model.known))))
-        tables = [self._block(known[part], most, seen) for part in parts]
+        tables = [self._block(known[part], most, seen, moment) for part in parts]
         return (pa.concat_tables(tables) if tables else MANY.empty_table()), notes
 
     def similar(self, item: str, k: int = 10) -> Recommendation:
@@ -259,6 +266,11 @@ class Recommender:
         )
 
     @property
+    def _momentary(self) -> bool:
+        """Whether the model reads the moment of a request."""
+        return bool(getattr(self.model, "request_time", False))
+
+    @property
     def _gap(self) -> int:
         """The time between two events of a user, commonly: what is assumed where no time is known."""
         return round(self.run.manifest.get("median_gap") or 0)
@@ -272,26 +284,11 @@ class Recommender:
         behaviours += [f"the user's {', '.join(model.user_attributes)}"] if model.user_attributes else []
         return " and ".join(behaviours + ["times"] * (model.time_lags or model.time_bias or model.time_gaps))
 
-    def _request(self, context: Mapping[str, str], notes: list[str]) -> Tensor | None:
-        """Context codes (1, K) of a request; a value that training never saw is read as not given, and named."""
-        known = self.run.context
-        for name in context:
-            if name not in known:
-                reads = ", ".join(known) or "none"
-                raise InputError(f"context {name!r} is not read by this run{nearest(name, known)}; it reads {reads}")
-        codes = [int(values.index([str(context.get(name, ""))])[0]) for name, values in known.items()]
-        for (name, _), code in zip(known.items(), codes, strict=True):
-            if name in context and not code:
-                notes.append(f"context: {name}={context[name]} was never seen: read as not given")
-        return torch.tensor([codes]) if known else None
-
-    def _readable(self, histories: Histories) -> Histories:
+    def _readable(self, histories: Histories, at: int | None = None) -> Histories:
         """What the model reads of histories: their newest `window` events, items it knows nothing of as unknown."""
         histories = histories if self.window is None else newest(histories, self.window)
-        if histories.times is not None and getattr(self.model, "request_time", False):
-            last = histories.times[(histories.offsets[1:] - 1).clamp_min(0)] if len(histories.times) else 0
-            moments = last + self._gap + torch.zeros(len(histories), dtype=torch.int64)
-            histories = asked_at(histories, moments)
+        if histories.times is not None and self._momentary:
+            histories = asked_at(histories, moments(histories, at, self._gap, self._dataset))
         return replace(histories, items=histories.items.where(self.model.known[histories.items], 0))
 
     def _top(
@@ -321,13 +318,13 @@ class Recommender:
         people = ranker.user_attributes if isinstance(ranker, Ranker) else None
         return None if people is None else people.told(histories.users)
 
-    def _block(self, users: Int64, k: int, seen: str | None) -> pa.Table:
+    def _block(self, users: Int64, k: int, seen: str | None, at: int | None) -> pa.Table:
         """Answer for users (B,) of the dataset."""
         histories = self._stored(users)
         none = (torch.empty(0, dtype=torch.int64), torch.zeros(len(users) + 1, dtype=torch.int64))
         whole = self._seen(users)
         excluded = (whole.items, whole.offsets) if self._filters(seen) else none
-        scores, items, popular = self._top(self._readable(histories), k, excluded)
+        scores, items, popular = self._top(self._readable(histories, at), k, excluded)
         real = (items > 0).numpy()
         row, rank = np.nonzero(real)
         index = pa.array(items.numpy()[real] - 1)

@@ -65,7 +65,7 @@ class Start:
         return str(self.run.manifest["files"][WEIGHTS]["sha256"])
 
     def settings(self, told: Settings) -> Settings:
-        """What was told, and the run's own where nothing was: of the model, and of what it reads and learns.
+        """What was told, and the run's own where nothing was: of the model, what it reads and learns, and its table.
 
         Raises:
             SettingsError: something else was told that the weights of the run do not fit.
@@ -73,7 +73,10 @@ class Start:
         own, body = self.run.settings.model_dump(), told.model_dump(exclude_unset=True)
         model = {**own["model"], **body.get("model", {})}
         data = {**{name: own["data"][name] for name in _SHAPING}, **body.get("data", {})}
-        found = Settings.of({**body, "model": model, "data": data})
+        train = body.get("train", {})
+        if model["negatives"]:  # only with them does a step read few rows, and a run may have learned so
+            train = {"table_optimizer": own["train"]["table_optimizer"], **train}
+        found = Settings.of({**body, "model": model, "data": data, "train": train})
         placeless = found.model.positions in ("rotary", "none", "relative")
         free = (*_FREE, "window") if placeless else _FREE
         before, after = _plain(self.run.settings), _plain(found)
