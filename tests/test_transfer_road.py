@@ -13,6 +13,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+import regard
 from regard import pipeline
 from regard.cli import app
 from regard.config import Settings
@@ -272,6 +273,23 @@ def test_items_without_a_vector_get_one_later(tmp_path: Path) -> None:
     recommender = Recommender(path, dataset)
     assert len(recommender.run.items) == 28
     assert recommender.model.known[-2:].tolist() == [True, False]
+
+
+@pytest.mark.parametrize("pair", [False, True])
+def test_an_open_run_knows_what_was_added_to_it(pair: bool, tmp_path: Path) -> None:
+    dataset, vectors = clubs(users=20)
+    once = {"train.epochs": "1"}
+    run = pipeline.train(dataset, small("gate", **once), tmp_path / "first", vectors=vectors)
+    if pair:
+        own = small("auto", **once, **{"model.name": "ranker"})
+        run = pipeline.train(dataset, own, tmp_path / "pair", retriever=run)
+    assert Recommender(run, dataset).recommend(user="tea1", k=1).items[0].title is not None  # all of it has been read
+    assert (len(run.items), len(run.counts), len(run.titles), run.added) == (26, 27, 26, None)
+    table = pa.table({"id": ["late"], "title": ["late tea"]})
+    regard.add_items(run, table, {"late": vectors["new tea"]})
+    assert (len(run.items), len(run.counts), len(run.titles)) == (27, 28, 27)
+    found = Recommender(run, dataset).recommend(user="tea1", candidates=["late"], k=1)
+    assert [(one.item, one.title) for one in found.items] == [("late", "late tea")]
 
 
 def test_a_ranker_without_vectors_takes_what_its_retriever_finds(tmp_path: Path) -> None:

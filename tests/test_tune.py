@@ -17,6 +17,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
+import regard
 from regard import pipeline
 from regard.cli import app
 from regard.config import ModelSettings, Settings
@@ -178,7 +179,7 @@ def test_what_was_set_is_fixed_unless_it_is_asked_for() -> None:
 
 def test_a_planted_optimum_is_found(dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train = planted(monkeypatch, bowl)
-    found = tune(dataset, small(), tmp_path / "tuned", trials=60, search=BOWL)
+    found = regard.tune(dataset, small(), tmp_path / "tuned", trials=60, search=BOWL)
     tried = [bowl(settings) for settings, _, _ in train.asked]
     assert [one.value for one in found.trials] == tried
     assert found.best.value == max(tried)

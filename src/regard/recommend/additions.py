@@ -6,8 +6,8 @@ lies in its folder `added`, which `Recommender` reads, and which is written whol
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -17,8 +17,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from regard.data.geometry import Geometry
-from regard.data.items import item_report
-from regard.data.knowledge import VectorRecipe
+from regard.data.items import item_report, read_items
+from regard.data.knowledge import COLUMNS, VectorRecipe
+from regard.data.sources import ItemSource
 from regard.data.vocabulary import Vocabulary
 from regard.data.words import joined_texts
 from regard.errors import InputError, StorageError
@@ -140,6 +141,15 @@ class Additions:
         """Both, the later ones behind."""
         table = pa.concat_tables([self.table, later.table]).combine_chunks()
         return Additions(table, torch.cat([self.rows, later.rows]), torch.cat([self.told, later.told]))
+
+
+def read_new(stages: Sequence[Path], items: Any) -> pa.Table:
+    """Read a table of items with the columns that the vectors of runs, in the folders `stages`, are made of."""
+    makers = [VectorMaker.open(folder) for folder in stages]
+    wanted = tuple(dict.fromkeys(name for one in makers if one for name in one.recipe.columns if name not in COLUMNS))
+    if isinstance(items, ItemSource):
+        return read_items(replace(items, columns=replace(items.columns, attributes=wanted)))
+    return read_items(items, attributes=wanted)
 
 
 def added(
