@@ -142,7 +142,7 @@ class Additions:
         return Additions(self.table.filter(pa.array(kept.numpy())), self.rows[kept], self.told[kept])
 
     def completed(self, places: Sequence[int], later: Additions) -> Additions:
-        """With what is known `later` of the items at `places`: where that is a vector, it counts, and so does its title."""
+        """With what is known `later` of the items at `places`: a vector, and the title that came with it."""
         rows, told, titles = self.rows.clone(), self.told.clone(), self.table["title"].to_pylist()
         for at, place in enumerate(places):
             if later.told[at]:
