@@ -289,6 +289,13 @@ def test_told_at_the_default_is_another_training_than_not_told(tmp_path: Path, t
         assert len(trainings) == count
 
 
+def test_settings_of_one_way_are_not_for_the_others(tmp_path: Path, trainings: list[str]) -> None:
+    dataset, vectors = clubs()
+    settings = small(**{"train.epochs": "1", "model.id_dropout": "0.3", "train.vectors_rate": "0.5"})
+    transfer_report(dataset, settings, tmp_path / "report", vectors=vectors, shares=(1,))
+    assert len(trainings) == 7
+
+
 def test_the_rate_of_a_table_is_not_for_the_way_that_has_none(tmp_path: Path, trainings: list[str]) -> None:
     dataset, vectors = clubs()
     settings = small(**{"train.epochs": "1", "train.table_rate": "3"})

@@ -85,6 +85,40 @@ def test_settings_of_vectors_need_vectors(told: str, tmp_path: Path) -> None:
     pipeline.train(dataset, settings, tmp_path / "run", vectors=vectors)
 
 
+@pytest.mark.parametrize(
+    ("told", "way", "others"),
+    [
+        ("model.id_width=4", "fuse", ["init", "frozen", "gate"]),
+        ("model.id_dropout=0.3", "gate", ["init", "frozen", "fuse"]),
+        ("train.vectors_rate=0.5", "init", ["frozen", "fuse", "gate"]),
+        ("train.freeze=0.2", "init", ["frozen", "fuse", "gate"]),
+    ],
+)
+def test_settings_of_another_way_are_refused(told: str, way: str, others: list[str], tmp_path: Path) -> None:
+    dataset, vectors = clubs(users=20)
+    for mode in others:
+        settings = small(mode, **{"train.epochs": "1"}).changed([told])
+        with pytest.raises(SettingsError, match=rf"{told} is for model\.transfer={way}, and {mode} does not read it"):
+            pipeline.train(dataset, settings, tmp_path / "run", vectors=vectors)
+    settings = small(way, **{"train.epochs": "1"}).changed([told])
+    run = pipeline.train(dataset, settings, tmp_path / way, vectors=vectors)
+    again = pipeline.train(dataset, run.settings, tmp_path / "again", vectors=vectors)  # where all settings are told
+    assert again.settings == run.settings
+
+
+def test_what_an_older_run_was_told_of_another_way_does_not_stop_what_begins_from_it(tmp_path: Path) -> None:
+    dataset, vectors = clubs(users=20)
+    run = pipeline.train(dataset, small("frozen", **{"train.epochs": "1"}), tmp_path / "run", vectors=vectors)
+    file = run.path / "manifest.json"
+    body = json.loads(file.read_text())
+    body["settings"]["model"]["id_width"] = 4
+    file.write_text(json.dumps(body))
+    on = Settings().changed(["train.epochs=1", "data.split=leave-one-out", "train.threads=1"])
+    pipeline.train(dataset, on, tmp_path / "on", start=run.path, vectors=vectors)
+    with pytest.raises(SettingsError, match=r"train\.freeze=0\.5 is for model\.transfer=init, and frozen"):
+        pipeline.train(dataset, on.changed(["train.freeze=0.5"]), tmp_path / "no", start=run.path, vectors=vectors)
+
+
 def test_a_retriever_matches_content_unless_told_otherwise(tmp_path: Path) -> None:
     dataset, vectors = clubs(users=20)
     once = {"train.epochs": "1"}

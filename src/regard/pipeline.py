@@ -144,7 +144,7 @@ def train(  # noqa: PLR0913 - the road has these entrances
     check_start(begun, settings, out)
     fitted = _fitted(vectors, protocol, console, "items", begun)
     users = _fitted(user_vectors, protocol, console, "users", begun)
-    check_read(settings, told=bool(fitted or users))
+    check_read(settings, told=bool(fitted or users), before=begun.run.settings if begun else None)
     if settings.model.name in BASELINES:
         model: Any
         model, told = choose(protocol)

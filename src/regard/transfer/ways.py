@@ -14,7 +14,7 @@ from regard.model.baseline import BASELINES
 from regard.model.models import check_name
 from regard.model.transfer import MODES
 from regard.training.protocol import Protocol, asks_labels, with_metric
-from regard.training.transfer import OF_VECTORS
+from regard.training.transfer import OF_VECTORS, of_its_way, without
 
 ID_ONLY, SHUFFLED, RANDOM = "id-only", "shuffled vectors", "random vectors"
 RAW, POPULAR, UNIFORM = "raw cosine", "popular", "uniform random"
@@ -64,7 +64,7 @@ class Plan:
         if mode == ID_ONLY:
             return _without_vectors(self.own[ID_ONLY]).changed(given)
         own = _without_table(self.own[mode]) if mode == "frozen" else self.own[mode]
-        return own.changed([*given, f"model.transfer={mode}"])
+        return of_its_way(own.changed([*given, f"model.transfer={mode}"]))
 
     def reference(self, share: float) -> Settings:
         """Settings of what is not trained: only what is asked matters."""
@@ -168,19 +168,12 @@ def _check_vectors(models: Mapping[str, ModelSettings]) -> None:
 
 def _without_vectors(settings: Settings) -> Settings:
     """Leave out what only vectors read, so that a finished training serves whatever the vectors are."""
-    return _without(settings, OF_VECTORS)
+    return without(settings, OF_VECTORS)
 
 
 def _without_table(settings: Settings) -> Settings:
     """Leave out what is said of a table of ids, which `frozen` has not."""
-    return _without(settings, _OF_TABLE)
-
-
-def _without(settings: Settings, names: Mapping[str, Sequence[str]]) -> Settings:
-    body = settings.model_dump(mode="json", exclude_unset=True)
-    for section, keys in names.items():
-        body[section] = {key: value for key, value in body.get(section, {}).items() if key not in keys}
-    return Settings.of(body)
+    return without(settings, _OF_TABLE)
 
 
 def _listed(values: Sequence[object]) -> str:
