@@ -287,6 +287,22 @@ def test_items_are_added_twice_by_their_words_and_what_is_unknown_is_counted(tmp
     assert found.index("mint") < found.index("stout")
 
 
+def test_attributes_of_added_items_are_not_read_and_a_note_says_which(tmp_path: Path) -> None:
+    dataset, vectors = clubs(users=10)
+    whole, table = tmp_path / "vectors.parquet", dataset.item_table
+    assert table is not None
+    kinds = table.append_column("kind", pa.array([name.split()[-2] for name in table["id"].to_pylist()]))
+    dataset = Dataset.build(EventLog.read(events_of(dataset), time_kind="order"), None, kinds)
+    pq.write_table(pa.table({"id": ["mint", *vectors], "vector": [[1.0] * 4, *vectors.values()]}), whole)
+    told = small("gate", **{"train.epochs": "1"})
+    for name, settings in (("plain", told), ("own", told.changed(["model.attributes=kind"]))):
+        run = pipeline.train(dataset, settings, tmp_path / name, vectors=str(whole))
+        (tmp_path / "new.csv").write_text("id,kind\nmint,tea\n")
+        done = CliRunner().invoke(app, ["add-items", str(run.path), str(tmp_path / "new.csv")])
+        assert done.exit_code == 0, done.output
+        assert ("the run reads kind of items" in " ".join(done.output.split())) == (name == "own")
+
+
 def test_a_run_without_vectors_takes_no_items(tmp_path: Path) -> None:
     dataset, _ = clubs(users=5)
     run = pipeline.train(dataset, small("auto", **{"train.epochs": "1"}), tmp_path / "run")

@@ -296,7 +296,8 @@ def add_items(
             theirs.save(first.path)
         found.save(run.path)
     given.forget_added()
-    return {"run": str(run.path), **report}
+    unread = dict.fromkeys(name for one in (run, first) if one is not None for name in one.settings.model.attributes)
+    return {"run": str(run.path), **report, "attributes_not_read": [*unread]}
 
 
 def recommend_file(
