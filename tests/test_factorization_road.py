@@ -23,7 +23,7 @@ from regard.data.store import Dataset
 from regard.errors import InputError
 from regard.evaluate.result import Result
 from regard.model.factorization import Factorization
-from regard.recommend.recommender import Recommender
+from regard.recommend.recommender import Item, Recommender
 
 NOISE = 0.2
 
@@ -225,41 +225,76 @@ def test_labels_of_yes_or_no_are_measured_as_such(tmp_path: Path) -> None:
     assert figure(found.baselines["popular"], "auc") < 0.7
 
 
+def mean_place(items: list[Item], club: str) -> float:
+    return float(np.mean([at for at, one in enumerate(items) if one.item.startswith(club)]))
+
+
+def with_strangers() -> tuple[Dataset, dict[str, list[float]]]:
+    """The clubs, an item of each without any event, three people whom training does not meet, and vectors that know
+    the club. The only event of these people is on `odd`, of which nothing is known; of `nobody` nothing is, either.
+    """
+    rng, new = np.random.default_rng(0), ["tea new", "ale new"]
+    table = clubs()
+    extra = pa.table({"user": [*new, "nobody"], "item": ["odd"] * 3, "time": [9999] * 3}).cast(table.schema)
+    dataset = built(pa.concat_tables([table, extra]), pa.table({"id": new}))
+    dataset.part = np.zeros(dataset.n_events, np.uint8)
+    dataset.part[dataset.offsets[2:] - 1] = 1  # the last event of everybody is test
+    ids = {*dataset.users.array.to_pylist(), *dataset.items.array.to_pylist()} - {"odd", "nobody"}
+    sides = {"tea": [2.0, 0.0, 1.0], "ale": [0.0, 2.0, 1.0]}
+    return dataset, {name: (np.array(sides[name[:3]]) + rng.normal(0, 0.2, 3)).tolist() for name in sorted(ids)}
+
+
 @pytest.mark.parametrize("mode", ["init", "frozen", "fuse", "gate"])
 def test_vectors_on_either_side(mode: str, tmp_path: Path) -> None:
-    """An item and a user that nobody has met are understood by their vectors."""
-    rng = np.random.default_rng(0)
-    table = clubs()
-    extra = pa.table({"user": ["tea new", "ale new"], "item": ["tea 1", "ale 1"], "time": [9999, 9999]})
-    items = pa.table({"id": ["tea new", "ale new"]})
-    dataset = built(pa.concat_tables([table.cast(extra.schema), extra]), items)
-    side = {"tea": [2.0, 0.0, 1.0], "ale": [0.0, 2.0, 1.0]}
-    ids = [*dataset.users.array.to_pylist(), *dataset.items.array.to_pylist()]
-    vectors = {name: (np.array(side[name[:3]]) + rng.normal(0, 0.2, 3)).tolist() for name in ids}
-    settings = told(model={"transfer": mode, "width": 8}, data={"split": "users:0.1"}, train={"batch_tokens": 64})
+    """An item and a user that nobody has met are understood by their vectors, also each other."""
+    dataset, vectors = with_strangers()
+    settings = told(model={"transfer": mode, "width": 8}, data={"split": "parts"}, train={"batch_tokens": 64})
     run = pipeline.train(dataset, settings, tmp_path / "run", vectors=vectors, user_vectors=vectors)
-    assert run.manifest["user_vectors"]["users"] == [122, 122]
-    assert run.manifest["vectors"]["items"] == [30, 30]
+    assert run.manifest["user_vectors"]["users"] == [122, 123]
+    assert run.manifest["vectors"]["items"] == [30, 31]
     recommender = Recommender(tmp_path / "run", dataset)
     for club, other in (("tea", "ale"), ("ale", "tea")):
-        found = [one.item for one in recommender.recommend(user=f"{club}7", k=30, seen="keep").items]
-        assert found.index(f"{club} new") < found.index(f"{other} new"), (mode, found)
+        for user in (f"{club}7", f"{club} new"):
+            found = [one.item for one in recommender.recommend(user=user, k=30, seen="keep").items]
+            assert found.index(f"{club} new") < found.index(f"{other} new"), (mode, user, found)
+        answer = recommender.recommend(user=f"{club} new", k=30)
+        assert {one.source for one in answer.items} == {"matrix-factorization"}
+        if mode != "fuse":  # there ids tell the clubs apart, and a stranger has none
+            assert mean_place(answer.items, club) < mean_place(answer.items, other) - 3
+        said = "training has not met this user: their vector is solved from the history, from their pretrained one on"
+        assert answer.notes == [said]
+    nobody = recommender.recommend(user="nobody", k=3)
+    assert nobody.notes == ["no known item in the history: these are the most popular items"]
+    table, _ = recommender.recommend_many(["tea new", "nobody"], k=1)
+    assert table["source"].to_pylist() == ["matrix-factorization", "popular"]
     if mode != "init":
         assert run.stage().user.pretrained is not None  # type: ignore[union-attr]
 
 
-def test_a_ranker_with_user_ids_takes_user_vectors_too(tmp_path: Path) -> None:
-    dataset = built(clubs(users=15))
-    vectors = {
-        name: [float(name.startswith("tea")), 1.0, 0.5 * at] for at, name in enumerate(dataset.users.array.to_pylist())
-    }
-    settings = told(model={"name": "ranker", "interest": "candidate", "hidden": [8]}, train={"epochs": 2})
+@pytest.mark.parametrize("pair", [False, True])
+def test_a_ranker_with_user_ids_takes_user_vectors_too(pair: bool, tmp_path: Path) -> None:
+    """It answers by them where it can read nothing of the history."""
+    dataset, vectors = with_strangers()
+    model = {"name": "ranker", "interest": "candidate", "hidden": [16], "width": 8}
+    settings = told(model=model, train={"epochs": 4, "batch_tokens": 64}, data={"split": "parts"})
     with pytest.raises(InputError, match=r"model.user_ids=true; ranker has none"):
         pipeline.train(dataset, settings, tmp_path / "run", user_vectors=vectors)
     settings = settings.changed(["model.user_ids=true"])
-    run = pipeline.train(dataset, settings, tmp_path / "run", user_vectors=vectors)
-    assert run.stage().user.told[1:].all()  # type: ignore[union-attr]
+    first = None
+    if pair:
+        first = pipeline.train(
+            dataset, settings.changed(["model.name=mean", "model.user_ids=false"]), tmp_path / "first"
+        )
+    run = pipeline.train(dataset, settings, tmp_path / "run", user_vectors=vectors, retriever=first)
+    assert run.stage().user.told[1:].sum() == 122  # type: ignore[union-attr]
     assert run.manifest["user_vectors"]["whose"] == "users"
+    recommender = Recommender(run, dataset)
+    table, _ = recommender.recommend_many(["tea new", "ale new", "nobody"], k=1)
+    assert table["source"].to_pylist() == ["ranker", "ranker", "popular"]
+    for club, other in (("tea", "ale"), ("ale", "tea")):
+        answer = recommender.recommend(user=f"{club} new", k=28)
+        assert answer.notes == []
+        assert mean_place(answer.items, club) < mean_place(answer.items, other) - 3
 
 
 def test_from_the_command_line(tmp_path: Path) -> None:

@@ -289,6 +289,13 @@ def test_told_at_the_default_is_another_training_than_not_told(tmp_path: Path, t
         assert len(trainings) == count
 
 
+def test_settings_of_one_way_are_not_for_the_others(tmp_path: Path, trainings: list[str]) -> None:
+    dataset, vectors = clubs()
+    settings = small(**{"train.epochs": "1", "model.id_dropout": "0.3", "train.vectors_rate": "0.5"})
+    transfer_report(dataset, settings, tmp_path / "report", vectors=vectors, shares=(1,))
+    assert len(trainings) == 7
+
+
 def test_the_rate_of_a_table_is_not_for_the_way_that_has_none(tmp_path: Path, trainings: list[str]) -> None:
     dataset, vectors = clubs()
     settings = small(**{"train.epochs": "1", "train.table_rate": "3"})
@@ -373,15 +380,46 @@ def test_the_command_shows_a_table_and_json(tmp_path: Path) -> None:
         ({"model.name": "ranker"}, {}, InputError, "measured on labelled candidates"),
         ({"data.keep": "0.5"}, {}, SettingsError, "--shares says"),
         ({"data.split": "none"}, {}, ProtocolError, "holds nothing back"),
+        ({"model.hash_rows": "64"}, {}, SettingsError, "hash_rows=64 and pretrained vectors exclude each other"),
     ],
 )
-def test_mistakes_are_told_before_anything_is_trained(
+def test_mistakes_are_told_before_anything_is_read(
     settings: dict[str, str], how: dict[str, Any], error: type[Exception], words: str, tmp_path: Path
 ) -> None:
-    dataset, vectors = clubs()
+    dataset, _ = clubs()
     with pytest.raises(error, match=words):
-        transfer_report(dataset, small(**settings), tmp_path / "out", vectors=vectors, **how)
+        transfer_report(dataset, small(**settings), tmp_path / "out", vectors=_unread, **how)
     assert not (tmp_path / "out").exists()
+
+
+def _unread(_: str) -> Any:
+    raise AssertionError("vectors were read")
+
+
+def test_words_are_weighed_as_the_modes_say(tmp_path: Path) -> None:
+    """They are read once: not as id-only says, which reads none, and alike for all."""
+    dataset, _ = clubs()
+    own, asked = {"gate": small(**{"model.word_weights": "idf"})}, []
+
+    def read(weights: str) -> Any:
+        asked.append(weights)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        transfer_report(dataset, {"": small(), **own}, tmp_path / "out", vectors=read, modes=["gate"])
+    assert asked == ["idf"]
+    with pytest.raises(SettingsError, match=r"word_weights is sif for init, idf for gate: say one for all"):
+        transfer_report(dataset, {"": small(), **own}, tmp_path / "out", vectors=_unread, modes=["init", "gate"])
+
+
+def test_the_command_reads_vectors_last(tmp_path: Path) -> None:
+    dataset, _ = clubs()
+    user = np.repeat(np.arange(dataset.n_users + 1), np.diff(dataset.offsets))
+    ids = {"user": dataset.users.ids(user), "item": dataset.items.ids(dataset.item), "time": np.arange(len(user))}
+    Dataset.build(EventLog.read(pa.table(ids), time_kind="order"), tmp_path / "shop")
+    words = ["compare", str(tmp_path / "shop"), "--transfer", "--vectors", str(tmp_path / "none.txt")]
+    done = CliRunner().invoke(app, [*words, "--out", str(tmp_path / "out"), "--modes", "gat"])
+    assert "there is no mode 'gat'" in str(done.exception)
 
 
 def test_ways_are_asked_the_same(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+import regard
 from regard import pipeline
 from regard.cli import app
 from regard.config import Settings
@@ -82,6 +83,40 @@ def test_settings_of_vectors_need_vectors(told: str, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=rf"{told} is of pretrained vectors, and none were given.*--vectors"):
         pipeline.train(dataset, settings, tmp_path / "run")
     pipeline.train(dataset, settings, tmp_path / "run", vectors=vectors)
+
+
+@pytest.mark.parametrize(
+    ("told", "way", "others"),
+    [
+        ("model.id_width=4", "fuse", ["init", "frozen", "gate"]),
+        ("model.id_dropout=0.3", "gate", ["init", "frozen", "fuse"]),
+        ("train.vectors_rate=0.5", "init", ["frozen", "fuse", "gate"]),
+        ("train.freeze=0.2", "init", ["frozen", "fuse", "gate"]),
+    ],
+)
+def test_settings_of_another_way_are_refused(told: str, way: str, others: list[str], tmp_path: Path) -> None:
+    dataset, vectors = clubs(users=20)
+    for mode in others:
+        settings = small(mode, **{"train.epochs": "1"}).changed([told])
+        with pytest.raises(SettingsError, match=rf"{told} is for model\.transfer={way}, and {mode} does not read it"):
+            pipeline.train(dataset, settings, tmp_path / "run", vectors=vectors)
+    settings = small(way, **{"train.epochs": "1"}).changed([told])
+    run = pipeline.train(dataset, settings, tmp_path / way, vectors=vectors)
+    again = pipeline.train(dataset, run.settings, tmp_path / "again", vectors=vectors)  # where all settings are told
+    assert again.settings == run.settings
+
+
+def test_what_an_older_run_was_told_of_another_way_does_not_stop_what_begins_from_it(tmp_path: Path) -> None:
+    dataset, vectors = clubs(users=20)
+    run = pipeline.train(dataset, small("frozen", **{"train.epochs": "1"}), tmp_path / "run", vectors=vectors)
+    file = run.path / "manifest.json"
+    body = json.loads(file.read_text())
+    body["settings"]["model"]["id_width"] = 4
+    file.write_text(json.dumps(body))
+    on = Settings().changed(["train.epochs=1", "data.split=leave-one-out", "train.threads=1"])
+    pipeline.train(dataset, on, tmp_path / "on", start=run.path, vectors=vectors)
+    with pytest.raises(SettingsError, match=r"train\.freeze=0\.5 is for model\.transfer=init, and frozen"):
+        pipeline.train(dataset, on.changed(["train.freeze=0.5"]), tmp_path / "no", start=run.path, vectors=vectors)
 
 
 def test_a_retriever_matches_content_unless_told_otherwise(tmp_path: Path) -> None:
@@ -247,7 +282,25 @@ def test_items_are_added_twice_by_their_words_and_what_is_unknown_is_counted(tmp
     found = [item.item for item in recommender.recommend(history=["ale 1", "odd"], k=40, seen="keep").items]
     assert {"mint", "stout"} <= set(found)
     assert "odd" not in found
-    assert found.index("stout") < found.index("mint") or len(found) == 28
+    assert found.index("stout") < found.index("mint")  # words of the own club come first
+    found = [item.item for item in recommender.recommend(history=["tea 1"], k=40, seen="keep").items]
+    assert found.index("mint") < found.index("stout")
+
+
+def test_attributes_of_added_items_are_not_read_and_a_note_says_which(tmp_path: Path) -> None:
+    dataset, vectors = clubs(users=10)
+    whole, table = tmp_path / "vectors.parquet", dataset.item_table
+    assert table is not None
+    kinds = table.append_column("kind", pa.array([name.split()[-2] for name in table["id"].to_pylist()]))
+    dataset = Dataset.build(EventLog.read(events_of(dataset), time_kind="order"), None, kinds)
+    pq.write_table(pa.table({"id": ["mint", *vectors], "vector": [[1.0] * 4, *vectors.values()]}), whole)
+    told = small("gate", **{"train.epochs": "1"})
+    for name, settings in (("plain", told), ("own", told.changed(["model.attributes=kind"]))):
+        run = pipeline.train(dataset, settings, tmp_path / name, vectors=str(whole))
+        (tmp_path / "new.csv").write_text("id,kind\nmint,tea\n")
+        done = CliRunner().invoke(app, ["add-items", str(run.path), str(tmp_path / "new.csv")])
+        assert done.exit_code == 0, done.output
+        assert ("the run reads kind of items" in " ".join(done.output.split())) == (name == "own")
 
 
 def test_a_run_without_vectors_takes_no_items(tmp_path: Path) -> None:
@@ -267,11 +320,31 @@ def test_items_without_a_vector_get_one_later(tmp_path: Path) -> None:
     table = pa.table({"id": ["late", "never"], "title": ["tea", "ale"]})
     assert pipeline.add_items(run, table, {"somebody": [1.0] * 4})["without_vector"] == 2
     assert [run.items.id(at) for at in (27, 28)] == ["late", "never"]
-    report = pipeline.add_items(run, table, {"late": vectors["new tea"]})
+    assert [run.title(at) for at in (27, 28)] == ["tea", "ale"]
+    renamed = pa.table({"id": ["late", "never"], "title": ["green tea", "pale ale"]})
+    report = pipeline.add_items(run, renamed, {"late": vectors["new tea"]})
+    assert [run.title(at) for at in (27, 28)] == ["green tea", "ale"]  # a title goes with its vector
     assert (report["added"], report["completed"], report["without_vector"]) == (0, 1, 1)
     recommender = Recommender(path, dataset)
     assert len(recommender.run.items) == 28
     assert recommender.model.known[-2:].tolist() == [True, False]
+
+
+@pytest.mark.parametrize("pair", [False, True])
+def test_an_open_run_knows_what_was_added_to_it(pair: bool, tmp_path: Path) -> None:
+    dataset, vectors = clubs(users=20)
+    once = {"train.epochs": "1"}
+    run = pipeline.train(dataset, small("gate", **once), tmp_path / "first", vectors=vectors)
+    if pair:
+        own = small("auto", **once, **{"model.name": "ranker"})
+        run = pipeline.train(dataset, own, tmp_path / "pair", retriever=run)
+    assert Recommender(run, dataset).recommend(user="tea1", k=1).items[0].title is not None  # all of it has been read
+    assert (len(run.items), len(run.counts), len(run.titles), run.added) == (26, 27, 26, None)
+    table = pa.table({"id": ["late"], "title": ["late tea"]})
+    regard.add_items(run, table, {"late": vectors["new tea"]})
+    assert (len(run.items), len(run.counts), len(run.titles)) == (27, 28, 27)
+    found = Recommender(run, dataset).recommend(user="tea1", candidates=["late"], k=1)
+    assert [(one.item, one.title) for one in found.items] == [("late", "late tea")]
 
 
 def test_a_ranker_without_vectors_takes_what_its_retriever_finds(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
+import regard
 from regard import pipeline
 from regard.cli import app
 from regard.config import ModelSettings, Settings
@@ -173,12 +174,27 @@ def test_what_was_set_is_fixed_unless_it_is_asked_for() -> None:
         space_of(settings, ["model.width=8,16", "model.width=32..64"], vectors=False)
 
 
+@pytest.mark.parametrize(
+    ("search", "vectors", "words"),
+    [
+        (["model.word_weights=sif,idf"], True, "read once for all trials"),
+        (["model.softness=0..10"], False, r"softness is of pretrained vectors, and none were given: add --vectors"),
+        (["model.transfer=init,gate"], False, r"transfer is of pretrained vectors, and none were given"),
+        (["model.id_width=8,16"], True, r"id_width is for model\.transfer=fuse, and init does not read it"),
+    ],
+)
+def test_what_no_trial_could_read_is_not_searched(search: list[str], vectors: bool, words: str) -> None:
+    with pytest.raises(SettingsError, match=words):
+        space_of(Settings(), search, vectors=vectors)
+    space_of(Settings().changed(["model.transfer=fuse"]), ["model.id_width=8,16"], vectors=True)
+
+
 # What is found.
 
 
 def test_a_planted_optimum_is_found(dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train = planted(monkeypatch, bowl)
-    found = tune(dataset, small(), tmp_path / "tuned", trials=60, search=BOWL)
+    found = regard.tune(dataset, small(), tmp_path / "tuned", trials=60, search=BOWL)
     tried = [bowl(settings) for settings, _, _ in train.asked]
     assert [one.value for one in found.trials] == tried
     assert found.best.value == max(tried)
@@ -313,9 +329,15 @@ def test_all_ways_of_transfer_can_be_tried(dataset: Dataset, tmp_path: Path) -> 
     told = told.changed(["train.epochs=1", "evaluate.bootstrap=0"])
     rng = np.random.default_rng(0)
     vectors = {dataset.items.id(at + 1): rng.normal(size=8).tolist() for at in range(dataset.n_items)}
-    search = ["model.transfer=init,frozen,fuse,gate"]
-    found = tune(dataset, told, tmp_path / "tuned", trials=4, search=search, vectors=vectors)
-    assert [one.reason for one in found.trials] == [None] * 4
+    told = told.changed(["model.id_dropout=0.3", "train.freeze=0.1"])  # each is for one way of them
+    search = ["model.transfer=init,frozen,fuse,gate", "train.vectors_rate=0.5,1.0"]
+    found = tune(dataset, told, tmp_path / "tuned", trials=8, search=search, vectors=vectors)
+    assert [one.reason for one in found.trials] == [None] * 8
+    mode = found.settings.model.transfer
+    assert ("id_dropout" in found.settings.model.model_fields_set) == (mode == "gate")
+    assert ("freeze" in found.settings.train.model_fields_set) == (mode == "init")
+    with pytest.raises(SettingsError, match=r"train\.freeze=0\.1 is for model\.transfer=init, and gate"):
+        tune(dataset, told.changed(["model.transfer=gate"]), tmp_path / "no", trials=1, vectors=vectors)
 
 
 def test_passes_follow_from_the_data_wherever_what_was_found_trains(

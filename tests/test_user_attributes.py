@@ -150,18 +150,17 @@ def log_of(dataset: Dataset) -> EventLog:
 
 
 def test_who_liked_nothing_is_answered_by_what_is_told_of_them(tmp_path: Path) -> None:
-    """A ranker reads events with a positive label, and some people have none: they still have a sex."""
+    """A ranker reads events with a positive label, and some people have none: they still have a sex, or an id."""
     dataset, _ = planted("sex")
     assert dataset.label is not None
     liked = [bool(dataset.label[low:high].any()) for low, high in pairwise(dataset.offsets[1:].tolist())]
     name = dataset.users.id(liked.index(False) + 1)
     sources = []
-    for at, names in enumerate(("[]", '["sex"]')):
-        run = pipeline.train(
-            dataset, small(**{"data.history": "auto", "model.user_attributes": names}), tmp_path / f"{at}"
-        )
+    split = {"data.history": "auto", "data.split": "leave-one-out"}
+    for at, own in enumerate(({}, {"model.user_attributes": '["sex"]'}, {"model.user_ids": True})):
+        run = pipeline.train(dataset, small(**split, **{"model.user_attributes": "[]"} | own), tmp_path / f"{at}")
         sources.append({one.source for one in Recommender(run, dataset).recommend(user=name, seen="keep").items})
-    assert sources == [{"popular"}, {"ranker"}]
+    assert sources == [{"popular"}, {"ranker"}, {"ranker"}]
 
 
 def test_behind_a_retriever_too_who_liked_nothing_is_answered_by_what_is_told_of_them(tmp_path: Path) -> None:

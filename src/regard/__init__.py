@@ -27,14 +27,16 @@ if TYPE_CHECKING:
     from regard.data.split import make_split as make_split
     from regard.data.store import Dataset as Dataset
     from regard.errors import RegardError as RegardError
+    from regard.pipeline import add_items as add_items
     from regard.pipeline import compare as compare
     from regard.pipeline import evaluate as evaluate
     from regard.pipeline import train as train
     from regard.recommend.recommender import Recommender as Recommender
     from regard.recommend.run import Run as Run
     from regard.transfer.report import transfer_report as transfer_report
+    from regard.tune.search import tune as tune
 else:
-    from regard import evaluate, train
+    from regard import evaluate, train, tune
 
 _HOMES = {
     "Columns": "regard.data.sources",
@@ -44,6 +46,7 @@ _HOMES = {
     "RegardError": "regard.errors",
     "Run": "regard.recommend.run",
     "Settings": "regard.config",
+    "add_items": "regard.pipeline",
     "compare": "regard.pipeline",
     "make_shop": "regard.data.sample",
     "make_split": "regard.data.split",
@@ -59,12 +62,14 @@ __all__ = [
     "RegardError",
     "Run",
     "Settings",
+    "add_items",
     "compare",
     "evaluate",
     "make_shop",
     "make_split",
     "train",
     "transfer_report",
+    "tune",
     "user_item_matrix",
 ]
 
@@ -73,12 +78,13 @@ class _Verb(ModuleType):
     """A room whose name is also a verb: `regard.train(...)` is `regard.pipeline.train(...)`."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        pipeline = importlib.import_module("regard.pipeline")
-        return getattr(pipeline, self.__name__.rpartition(".")[2])(*args, **kwargs)
+        name = self.__name__.rpartition(".")[2]
+        home = importlib.import_module("regard.tune.search" if name == "tune" else "regard.pipeline")
+        return getattr(home, name)(*args, **kwargs)
 
 
 if not TYPE_CHECKING:
-    for _room in (evaluate, train):
+    for _room in (evaluate, train, tune):
         _room.__class__ = _Verb
     del _room
 

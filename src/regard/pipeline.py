@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
@@ -17,7 +17,7 @@ from regard.config import Settings
 from regard.data.describe import describe
 from regard.data.events import EventLog
 from regard.data.items import read_items
-from regard.data.knowledge import COLUMNS, By, Knowledge
+from regard.data.knowledge import By, Knowledge
 from regard.data.sources import Columns, ItemSource, Recipe, UserSource
 from regard.data.store import KIND as DATASET
 from regard.data.store import Dataset
@@ -31,7 +31,7 @@ from regard.manifest import check_free, damaged_files, locked, new_file
 from regard.model.baseline import BASELINES
 from regard.model.models import FACTORIZATION, TRAINED, check_name
 from regard.recommend.additions import FOLDER as ADDED
-from regard.recommend.additions import VectorMaker, added, added_to_stages
+from regard.recommend.additions import VectorMaker, added, added_to_stages, read_new
 from regard.recommend.recommender import Recommendation, Recommender
 from regard.recommend.run import KIND, OWN, PROGRESS, Run, save_run
 from regard.training.baselines import choose
@@ -144,7 +144,7 @@ def train(  # noqa: PLR0913 - the road has these entrances
     check_start(begun, settings, out)
     fitted = _fitted(vectors, protocol, console, "items", begun)
     users = _fitted(user_vectors, protocol, console, "users", begun)
-    check_read(settings, told=bool(fitted or users))
+    check_read(settings, told=bool(fitted or users), before=begun.run.settings if begun else None)
     if settings.model.name in BASELINES:
         model: Any
         model, told = choose(protocol)
@@ -276,16 +276,18 @@ def add_items(
     """Add items to the catalogue of a run by their pretrained vectors, without training; say what was done.
 
     Args:
-        run: a run that was trained with pretrained vectors, or its folder; of two stages, the retriever has to be.
+        run: a run that was trained with pretrained vectors, or its folder; of two stages, the retriever has to be. One
+            that is open knows the new items too; a `Recommender` that was made of it before does not.
         items: a table of items: a path, or what `read_items` takes.
         vectors: where the vectors of these items are; None = where the run has those of the others from.
         ids: whose rows they are, for formats that do not say it themselves.
         trust: allow formats that can run code while they are read.
     """
-    path = run.path if isinstance(run, Run) else Path(run)
-    with locked(Run.open(path).path):
-        run = Run.open(path)  # another process may have added items before the lock
-        table, first = _items_for(run, items), run.retriever
+    given = run if isinstance(run, Run) else Run.open(run)
+    with locked(Run.open(given.path).path):
+        run = Run.open(given.path)  # another process may have added items before the lock
+        first = run.retriever
+        table = read_new([one.path for one in (run, first) if one is not None], items)
         told: dict[str, Any] = {"before": run.added, "ids": ids, "trust": trust}
         if first is None:
             found, report = added(run.path, run.items, table, vectors, **told)
@@ -293,16 +295,9 @@ def add_items(
             theirs, found, report = added_to_stages(first.path, run.path, run.items, table, vectors, **told)
             theirs.save(first.path)
         found.save(run.path)
-    return {"run": str(run.path), **report}
-
-
-def _items_for(run: Run, items: Any) -> pa.Table:
-    """Read a table of items with the columns that the vectors of the run, and of its retriever, are made of."""
-    makers = [VectorMaker.open(one.path) for one in (run, run.retriever) if one is not None]
-    wanted = tuple(dict.fromkeys(name for one in makers if one for name in one.recipe.columns if name not in COLUMNS))
-    if isinstance(items, ItemSource):
-        return read_items(replace(items, columns=replace(items.columns, attributes=wanted)))
-    return read_items(items, attributes=wanted)
+    given.forget_added()
+    unread = dict.fromkeys(name for one in (run, first) if one is not None for name in one.settings.model.attributes)
+    return {"run": str(run.path), **report, "attributes_not_read": [*unread]}
 
 
 def recommend_file(

@@ -5,11 +5,13 @@ from __future__ import annotations
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from regard.data.items import checked_items, item_report, read_items
 from regard.data.sources import ItemColumns, ItemSource
+from regard.errors import InputError
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=3)
 
@@ -30,6 +32,19 @@ def test_each_item_once_the_first_counts(rows):
     missing = sum(not name.strip(" ") for name, _ in rows)
     assert (report["rows_read"], report["missing_ids"]) == (len(rows), missing)
     assert report["duplicate_ids"] == len(rows) - missing - len(kept)
+
+
+@pytest.mark.parametrize("header", ["id", "Item_ID", '"sku"'])
+def test_ids_alone_are_a_table(header, tmp_path):
+    (tmp_path / "i.csv").write_text(f"{header}\n007\na b\nc d\n")
+    assert read_items(tmp_path / "i.csv").to_pydict() == {"id": ["007", "a b", "c d"]}
+
+
+def test_one_column_of_another_name_is_a_table_where_it_is_named(tmp_path):
+    (tmp_path / "i.csv").write_text("code\n007\n008\n")
+    with pytest.raises(InputError, match="cannot tell what separates its columns"):
+        read_items(tmp_path / "i.csv")
+    assert read_items(tmp_path / "i.csv", id="code").to_pydict() == {"id": ["007", "008"]}
 
 
 def test_formats_give_one_table(tmp_path):

@@ -30,6 +30,8 @@ from regard.errors import InputError
 
 if TYPE_CHECKING:
     from regard.config import Settings
+    from regard.data.knowledge import Knowledge
+    from regard.data.words import Weighting
 
 
 Runs = Annotated[
@@ -92,8 +94,7 @@ def compare(
         )
     changes = [f'{name}="{value}"' for name, value in (("model.name", model), ("data.split", split)) if value]
     settings = _settings(config, config_of or [], [*changes, *(assignments or [])])
-    weights = settings[""].model.word_weights
-    source = {"source": vectors, "ids": vector_ids, "by": vectors_by, "trust": trust, "weights": weights}
+    source = {"source": vectors, "ids": vector_ids, "by": vectors_by, "trust": trust}
     _transfer(runs[0], out_folder, settings, source, _walk(walk), None if quiet or as_json else told, as_json)
 
 
@@ -106,13 +107,15 @@ def _transfer(
     shown: Console | None,
     as_json: bool,
 ) -> None:
-    """Read the vectors, say how much they cover, and make and show the report."""
+    """Make and show the report; its vectors are read, and said how much they cover, once nothing else is amiss."""
     from regard.transfer.report import transfer_report
     from regard.transfer.table import transfer
 
-    knowledge = vectors_of(dataset, **source, shown=shown)
+    def read(weights: Weighting) -> Knowledge | None:
+        return vectors_of(dataset, **source, weights=weights, shown=shown)
+
     try:
-        found = transfer_report(dataset, settings, folder, vectors=knowledge, console=shown, **walk)
+        found = transfer_report(dataset, settings, folder, vectors=read, console=shown, **walk)
     except KeyboardInterrupt:
         told.print("the same command goes on from where it was stopped")
         raise

@@ -70,6 +70,11 @@ def unused_time(columns: Columns, names: Sequence[str]) -> str | None:
     return None if columns.time else next((name for name in names if any(_plain(name) in tier for tier in _TIME)), None)
 
 
+def names_ids(name: str) -> bool:
+    """Whether a column of this name holds the ids of a table of items or users."""
+    return any(_plain(name) in tier for tier in _ITEM_ID + _USER_ID)
+
+
 def looks_like_header(user: str, item: str) -> bool:
     """Whether two values of a row are names of a user and an item column."""
     return any(_plain(user) in tier for tier in _USER) and any(_plain(item) in tier for tier in _ITEM)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from regard.data.guess import names_ids
 from regard.data.records import records
 from regard.data.text import Text
 from regard.errors import InputError
@@ -38,8 +39,13 @@ class Layout:
         return _NAMES.get(self.separator, self.separator)
 
 
-def find_layout(text: Text, separator: str | None, *, header: bool, wanted: Sequence[str]) -> Layout:
-    """Find the layout of a file; columns that are `wanted` by name help to tell the separator."""
+def find_layout(
+    text: Text, separator: str | None, *, header: bool, wanted: Sequence[str], table: bool = False
+) -> Layout:
+    """Find the layout of a file; columns that are `wanted` by name help to tell the separator.
+
+    A `table` of items or users may have a single column, where its header says that it holds ids.
+    """
     lines = text.head(_SAMPLE)
     first = next((line for line in lines if line.strip()), None)
     if first is None:
@@ -48,6 +54,8 @@ def find_layout(text: Text, separator: str | None, *, header: bool, wanted: Sequ
         raise InputError(f"{text.path} is no log; where it says what is read and how, give it by --config")
     if not separator and first.lstrip()[0] in "{[":
         return _json_layout(text, lines, first)
+    if table and header and not separator and ((only := first.strip().strip('"')) in wanted or names_ids(only)):
+        separator = ","
     separator = _checked(separator) if separator else _separator(text, lines, wanted if header else ())
     quoted = _is_quoted(text, lines, separator)
     rows = _rows(lines, separator, quoted)

@@ -244,7 +244,8 @@ def open_inputs(
             continue
         text = open_text(file, source.encoding, workspace)
         header = not numbered(source.columns)
-        layout = find_layout(text, source.separator, header=header, wanted=named(source.columns))
+        table, wanted = not isinstance(source, Source), named(source.columns)
+        layout = find_layout(text, source.separator, header=header, wanted=wanted, table=table)
         inputs.append(TextInput(replace(text, source=_plain(text.source, workspace)), layout, workspace))
     json = [one for one in inputs if isinstance(one, TextInput) and one.layout.kind == "json"]
     for one in json:  # a key may be rare, so what one file has counts for all

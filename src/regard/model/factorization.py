@@ -132,7 +132,14 @@ class Factorization(nn.Module):
         if histories.users is not None and bool(self.met[histories.users].all()):
             return []
         liked = ", read as items that they like" if self.squared and histories.labels is None else ""
-        return [f"training has not met this user: their vector is solved from the history{liked}"]
+        begun = histories.users is not None and bool(self.acquainted(histories.users).all())
+        first = ", from their pretrained one on" if begun else ""
+        return [f"training has not met this user: their vector is solved from the history{first}{liked}"]
+
+    def acquainted(self, users: Tensor) -> Tensor:
+        """Of whom (B,) more is known than the history: who has a learned row, or a pretrained vector."""
+        told = self.user.told
+        return self.met[users] if told is None else self.met[users] | told[users]
 
     def _people(self, requests: Requests) -> Tensor:
         """Extended vectors (R, W + 1) of those who ask."""

@@ -96,6 +96,18 @@ class Ranker(nn.Module):
         self.known = torch.cat([self.known, told.to(self.known.device)])
         self.trained = torch.cat([self.trained, torch.zeros_like(told, device=self.trained.device)])
 
+    def acquainted(self, users: Tensor) -> Tensor:
+        """Of whom (B,) more is known than the history: who has a learned row or a pretrained vector, or told something.
+
+        Rows of people whom training has not met are zero, as they were before.
+        """
+        found = torch.zeros_like(users, dtype=torch.bool)
+        if self.user is not None and self.user.item is not None:
+            found |= (self.user.item[users] != 0).any(1)
+        if self.user is not None and self.user.told is not None:
+            found |= self.user.told[users]
+        return found if self.user_attributes is None else found | self.user_attributes.told(users)
+
     @property
     def table(self) -> Tensor:
         """Item vectors, (n_items + 1, width); row 0 is the unknown item."""

@@ -2,7 +2,8 @@
 
     init    the table starts from the vectors and is learned on
     frozen  vectors and what a two-layer adapter makes of them; no ids
-    fuse    whitened vectors, frozen, beside a short learned id (AlphaFuse: Hu et al. 2025, arXiv 2504.19218)
+    fuse    vectors, frozen, beside a short learned id (as AlphaFuse, Hu et al. 2025, arXiv 2504.19218, which whitens
+            them: model.softness=0)
     gate    an id plus the adapted vector, which counts the more the fewer training events an item has
 
 Letters: V items, W width, K values of a pretrained vector, R rows asked for.

@@ -6,8 +6,8 @@ lies in its folder `added`, which `Recommender` reads, and which is written whol
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -17,8 +17,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from regard.data.geometry import Geometry
-from regard.data.items import item_report
-from regard.data.knowledge import VectorRecipe
+from regard.data.items import item_report, read_items
+from regard.data.knowledge import COLUMNS, VectorRecipe
+from regard.data.sources import ItemSource
 from regard.data.vocabulary import Vocabulary
 from regard.data.words import joined_texts
 from regard.errors import InputError, StorageError
@@ -136,10 +137,37 @@ class Additions:
         """The same items for a model without pretrained vectors, which knows nothing of them."""
         return Additions(self.table, self.rows[:, :0], torch.zeros_like(self.told))
 
+    def those(self, kept: torch.Tensor) -> Additions:
+        """The items that are `kept` (n,)."""
+        return Additions(self.table.filter(pa.array(kept.numpy())), self.rows[kept], self.told[kept])
+
+    def completed(self, places: Sequence[int], later: Additions) -> Additions:
+        """With what is known `later` of the items at `places`: a vector, and the title that came with it."""
+        rows, told, titles = self.rows.clone(), self.told.clone(), self.table["title"].to_pylist()
+        for at, place in enumerate(places):
+            if later.told[at]:
+                rows[place], told[place] = later.rows[at], True
+                titles[place] = later.table["title"][at].as_py() or titles[place]
+        return Additions(pa.table({"id": self.table["id"], "title": titles}).cast(_SCHEMA), rows, told)
+
     def and_(self, later: Additions) -> Additions:
         """Both, the later ones behind."""
         table = pa.concat_tables([self.table, later.table]).combine_chunks()
         return Additions(table, torch.cat([self.rows, later.rows]), torch.cat([self.told, later.told]))
+
+
+def read_new(stages: Sequence[Path], items: Any) -> pa.Table:
+    """Read a table of items with the columns that the vectors of runs, in the folders `stages`, are made of."""
+    makers = [VectorMaker.open(folder) for folder in stages]
+    wanted = tuple(dict.fromkeys(name for one in makers if one for name in one.recipe.columns if name not in COLUMNS))
+    if isinstance(items, ItemSource):
+        return read_items(replace(items, columns=replace(items.columns, attributes=wanted)))
+    return read_items(items, attributes=wanted)
+
+
+def _titled(items: pa.Table) -> pa.Table:
+    titles = items["title"] if "title" in items.column_names else pa.nulls(items.num_rows, pa.string())
+    return pa.table({"id": items["id"], "title": titles}).cast(_SCHEMA)
 
 
 def added(
@@ -184,10 +212,9 @@ def added(
         texts = joined_texts(tried, columns) if columns else dict.fromkeys(tried["id"].to_pylist(), "")
         rows, told = maker.rows(texts, source, **options)
     fresh = torch.from_numpy(new[new | again])
+    later = Additions(_titled(tried), rows, told)
     places = [untold[name] for name in tried["id"].filter(pa.array(~fresh.numpy())).to_pylist()]
-    before.rows[places], before.told[places] = rows[~fresh], told[~fresh]
-    titles = items["title"] if "title" in items.column_names else pa.nulls(items.num_rows, pa.string())
-    table = pa.table({"id": items["id"], "title": titles}).cast(_SCHEMA).filter(pa.array(new))
+    before = before.completed(places, later.those(~fresh))
     read = item_report(items)
     report = {
         "rows_read": read["rows_read"],
@@ -198,7 +225,7 @@ def added(
         "without_vector": int((~told).sum()),
         "added_in_all": int(new.sum()) + len(before),
     }
-    return before.and_(Additions(table, rows[fresh], told[fresh])), report
+    return before.and_(later.those(fresh)), report
 
 
 def added_to_stages(

@@ -99,8 +99,6 @@ class Recommender:
             histories = self._stored(self._user(user))
         else:
             histories = self._live(self._indexes(history or (), "history", notes), notes)
-        if isinstance(self.model, Factorization):
-            notes.extend(self.model.remarks(histories))
         histories = replace(histories, request=codes_of(context or {}, self.run.context, notes))
         moment = checked_moment(at, self._momentary, user is None, self._gap, notes)
         excluded = set(self._indexes(exclude, "exclude", notes))
@@ -114,6 +112,8 @@ class Recommender:
         scores, items, popular = self._top(self._readable(histories, moment), most, _row(sorted(excluded)), wanted)
         if popular[0]:
             notes.append("no known item in the history: these are the most popular items")
+        elif isinstance(self.model, Factorization):
+            notes.extend(self.model.remarks(histories))
         found = [
             Item(self.run.items.id(i), s, self.run.title(i), "popular" if popular[0] else self.model.name)
             for i, s in zip(items[0].tolist(), scores[0].tolist(), strict=True)
@@ -310,13 +310,10 @@ class Recommender:
 
     def _acquainted(self, histories: Histories) -> Tensor | None:
         """Of whom (B,) the model knows more than events: who has a vector of their own, or told an attribute."""
-        if histories.users is None:
+        model = self.model.ranker if isinstance(self.model, TwoStage) else self.model
+        if histories.users is None or not isinstance(model, Factorization | Ranker):
             return None
-        if isinstance(self.model, Factorization):
-            return self.model.met[histories.users]
-        ranker = self.model.ranker if isinstance(self.model, TwoStage) else self.model
-        people = ranker.user_attributes if isinstance(ranker, Ranker) else None
-        return None if people is None else people.told(histories.users)
+        return model.acquainted(histories.users)
 
     def _block(self, users: Int64, k: int, seen: str | None, at: int | None) -> pa.Table:
         """Answer for users (B,) of the dataset."""

@@ -66,6 +66,11 @@ class Run:
         """Items that came after training; ids, titles and counts below have them too."""
         return Additions.open(self.path)
 
+    def forget_added(self) -> None:
+        """Read what was added again when it is next asked for, as more was."""
+        for name in ("added", "_table", "items", "counts", "titles"):
+            self.__dict__.pop(name, None)
+
     @cached_property
     def _table(self) -> pa.Table:
         with pa.memory_map(str(self.path / _ITEMS)) as source:

@@ -93,8 +93,7 @@ def learn(
     )
     best = next((row for row in reversed(rows) if row["best"]), rows[-1])
     found = {"validation": best["validation"], "epochs": rows, "targets": notes, "from": begun}
-    found["vectors"] = None if fitted is None else fitted.facts
-    found["user_vectors"] = None if fitted_users is None else fitted_users.facts
+    found["vectors"], found["user_vectors"] = (one and one.facts for one in (fitted, fitted_users))
     meanings = {name: one.meaning() for name, one in item_attributes(dataset, [*shape.attributes]).items()}
     there = {} if start is None else start.run.manifest
     found["attributes"] = on_scale(meanings, there.get("attributes", {}))

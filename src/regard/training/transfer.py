@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ from regard.errors import InputError, SettingsError
 from regard.model.items import first_scale
 from regard.model.models import Learned
 from regard.model.retriever import Retriever
-from regard.model.transfer import vector_width
+from regard.model.transfer import mode_of, vector_width
 
 OF_VECTORS = {
     "model": ("transfer", "word_weights", "softness", "id_width", "id_dropout", "content_weight"),
@@ -25,8 +26,18 @@ OF_VECTORS = {
 """Settings, by section, that nothing but pretrained vectors reads."""
 
 
-def check_read(settings: Settings, *, told: bool) -> None:
-    """Raise `SettingsError` where settings are of pretrained vectors, and nobody `told` where these are."""
+OF_WAYS: Mapping[str, Mapping[str, Sequence[str]]] = {
+    "init": {"train": ("vectors_rate", "freeze")},
+    "fuse": {"model": ("id_width",)},
+    "gate": {"model": ("id_dropout",)},
+}
+"""Of these, settings that a single way of transfer reads."""
+
+
+def check_read(settings: Settings, *, told: bool, before: Settings | None = None) -> None:
+    """Raise `SettingsError` where settings are of pretrained vectors and nobody `told` where these are, or of a way of
+    transfer that is not theirs. What a run that training goes on from was made with, `before`, may stand.
+    """
     for section, names in OF_VECTORS.items():
         mine, plain = getattr(settings, section), getattr(Settings(), section)
         for name in names:
@@ -35,6 +46,34 @@ def check_read(settings: Settings, *, told: bool) -> None:
                     f"{section}.{name}={value} is of pretrained vectors, and none were given: say where they are with "
                     "--vectors, or leave it out"
                 )
+    for way, section, name in _of_others(mode_of(settings.model)):
+        value = getattr(getattr(settings, section), name)
+        if value not in [getattr(getattr(one, section), name) for one in (Settings(), before) if one is not None]:
+            raise SettingsError(
+                f"{section}.{name}={value} is for model.transfer={way}, and {mode_of(settings.model)} does not read "
+                "it: leave it out"
+            )
+
+
+def _of_others(mode: str) -> list[tuple[str, str, str]]:
+    """Settings that ways of transfer other than `mode` read: way, section and name."""
+    ways = {way: one for way, one in OF_WAYS.items() if way != mode}
+    return [(way, section, name) for way, one in ways.items() for section, names in one.items() for name in names]
+
+
+def without(settings: Settings, names: Mapping[str, Sequence[str]]) -> Settings:
+    """Settings as if nobody had told those of `names`, by section."""
+    body = settings.model_dump(mode="json", exclude_unset=True)
+    for section, keys in names.items():
+        body[section] = {key: value for key, value in body.get(section, {}).items() if key not in keys}
+    return Settings.of(body)
+
+
+def of_its_way(settings: Settings) -> Settings:
+    """Settings as if nobody had told what only other ways of transfer read: where several are tried with the same."""
+    for way, names in OF_WAYS.items():
+        settings = settings if way == mode_of(settings.model) else without(settings, names)
+    return settings
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from regard.training.sizes import by_size
 from regard.transfer.cells import Cell, cell_name, keep, kept
 from regard.transfer.findings import compared, percent, sentences
 from regard.transfer.measure import Asked
-from regard.transfer.ways import CONTROLS, ID_ONLY, POPULAR, RAW, UNIFORM, Plan, dealt, plan
+from regard.transfer.ways import CONTROLS, ID_ONLY, POPULAR, RAW, SEEDS, SHARES, UNIFORM, Plan, dealt, plan
 
 KIND = "transfer report"
 REPORT, PLOT, CELLS, RUNS = "report.json", "transfer.png", "cells", "runs"
@@ -51,8 +51,8 @@ def transfer_report(
     out: str | Path = "transfer",
     *,
     vectors: Any,
-    shares: Sequence[float] = (0.1, 0.3, 1.0),
-    seeds: Sequence[int] = (1,),
+    shares: Sequence[float] = SHARES,
+    seeds: Sequence[int] = SEEDS,
     modes: Sequence[str] = MODES,
     console: Console | None = None,
 ) -> TransferReport:
@@ -66,7 +66,8 @@ def transfer_report(
         dataset: a dataset or its folder.
         settings: of all ways; or of single ways (`id-only`, `gate`, …) by name, the entry "" being for all others.
         out: folder of the report.
-        vectors: pretrained vectors of items: a `Knowledge`, or a source as `Knowledge.read` takes it.
+        vectors: pretrained vectors of items: a `Knowledge`; a source as `Knowledge.read` takes it; or what reads them,
+            called with `model.word_weights` once all else is checked.
         shares: of users whose events train.
         seeds: of the trainings; figures of a user are averaged over them.
         modes: of `model.transfer`.
@@ -83,12 +84,14 @@ def transfer_report(
     draw = _drawing()
     out = Path(out)
     check_free(out, KIND, _OWN)
-    weights = planned.own[planned.modes[0]].model.word_weights
-    knowledge = vectors if isinstance(vectors, Knowledge) else pipeline.knowledge(dataset, vectors, weights=weights)
+    if callable(vectors):
+        vectors = vectors(planned.word_weights)
+    elif not isinstance(vectors, Knowledge):
+        vectors = pipeline.knowledge(dataset, vectors, weights=planned.word_weights)
     with writing(out):
         (out / CELLS).mkdir(parents=True, exist_ok=True)
     with locked(out):
-        walk = _Walk(dataset, knowledge, planned, out, console)
+        walk = _Walk(dataset, vectors, planned, out, console)
         body = walk.body()
         write_json(out / REPORT, body)
         draw(body, out / PLOT)

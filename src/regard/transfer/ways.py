@@ -5,21 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from regard.config import Settings
+from regard.config import ModelSettings, Settings
 from regard.data.knowledge import Knowledge
 from regard.data.store import Dataset
+from regard.data.words import Weighting
 from regard.errors import InputError, ProtocolError, SettingsError, nearest
 from regard.model.baseline import BASELINES
 from regard.model.models import check_name
 from regard.model.transfer import MODES
 from regard.training.protocol import Protocol, asks_labels, with_metric
-from regard.training.transfer import OF_VECTORS
+from regard.training.transfer import OF_VECTORS, of_its_way, without
 
 ID_ONLY, SHUFFLED, RANDOM = "id-only", "shuffled vectors", "random vectors"
 RAW, POPULAR, UNIFORM = "raw cosine", "popular", "uniform random"
 CONTROLS = (SHUFFLED, RANDOM)
 REFERENCES = (RAW, POPULAR, UNIFORM)
 """What is not trained."""
+
+SHARES, SEEDS = (0.1, 0.3, 1.0), (1,)
+"""What a report walks unless told otherwise: shares of users whose events train, and seeds of the trainings."""
 
 _OF_TABLE = {"train": ("table_rate", "table_optimizer")}
 _ALIKE = ("data", "evaluate")  # sections of settings that say what is asked
@@ -39,6 +43,11 @@ class Plan:
         return tuple(name for name in self.own if name != ID_ONLY)
 
     @property
+    def word_weights(self) -> Weighting:
+        """How words are weighed: the vectors are read once, for all modes."""
+        return self.own[self.modes[0]].model.word_weights
+
+    @property
     def metric(self) -> str:
         """The figure that the report is about."""
         return f"ndcg@{self.own[ID_ONLY].evaluate.k[0]}"
@@ -55,7 +64,7 @@ class Plan:
         if mode == ID_ONLY:
             return _without_vectors(self.own[ID_ONLY]).changed(given)
         own = _without_table(self.own[mode]) if mode == "frozen" else self.own[mode]
-        return own.changed([*given, f"model.transfer={mode}"])
+        return of_its_way(own.changed([*given, f"model.transfer={mode}"]))
 
     def reference(self, share: float) -> Settings:
         """Settings of what is not trained: only what is asked matters."""
@@ -69,11 +78,11 @@ class Plan:
 def plan(
     dataset: Dataset,
     settings: Settings | Mapping[str, Settings],
-    shares: Sequence[float],
-    seeds: Sequence[int],
-    modes: Sequence[str],
+    shares: Sequence[float] = SHARES,
+    seeds: Sequence[int] = SEEDS,
+    modes: Sequence[str] = MODES,
 ) -> Plan:
-    """Check at once what hours of training would otherwise stumble over.
+    """Check at once, before vectors are read, what hours of training would otherwise stumble over.
 
     Args:
         dataset: what is trained on.
@@ -103,6 +112,7 @@ def plan(
     own = {way: _checked(dataset, given.get(way, given.get("", Settings())), way) for way in names}
     for way, one in own.items():
         _alike(own[ID_ONLY], one, way)
+    _check_vectors({mode: own[mode].model for mode in modes})
     return Plan(own, tuple(sorted(map(float, shares))), tuple(seeds))
 
 
@@ -143,21 +153,27 @@ def _alike(first: Settings, other: Settings, way: str) -> None:
         raise SettingsError(f"the settings of {ID_ONLY} and {way} differ in {', '.join(differ)}: say it once, for all")
 
 
+def _check_vectors(models: Mapping[str, ModelSettings]) -> None:
+    """Refuse modes that cannot learn from vectors, or not from the same: they are read once, for all."""
+    weighed = {mode: one.word_weights for mode, one in models.items()}
+    if len(set(weighed.values())) > 1:
+        listed = ", ".join(f"{kind} for {mode}" for mode, kind in weighed.items())
+        raise SettingsError(f"vectors are read once for all modes, and model.word_weights is {listed}: say one for all")
+    if hashed := [mode for mode, one in models.items() if one.hash_rows]:
+        raise SettingsError(
+            f"model.hash_rows={models[hashed[0]].hash_rows} and pretrained vectors exclude each other; leave it out of "
+            f"the settings of {', '.join(hashed)}"
+        )
+
+
 def _without_vectors(settings: Settings) -> Settings:
     """Leave out what only vectors read, so that a finished training serves whatever the vectors are."""
-    return _without(settings, OF_VECTORS)
+    return without(settings, OF_VECTORS)
 
 
 def _without_table(settings: Settings) -> Settings:
     """Leave out what is said of a table of ids, which `frozen` has not."""
-    return _without(settings, _OF_TABLE)
-
-
-def _without(settings: Settings, names: Mapping[str, Sequence[str]]) -> Settings:
-    body = settings.model_dump(mode="json", exclude_unset=True)
-    for section, keys in names.items():
-        body[section] = {key: value for key, value in body.get(section, {}).items() if key not in keys}
-    return Settings.of(body)
+    return without(settings, _OF_TABLE)
 
 
 def _listed(values: Sequence[object]) -> str:

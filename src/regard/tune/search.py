@@ -24,8 +24,9 @@ from regard.model.baseline import BASELINES
 from regard.model.models import check_name
 from regard.training.protocol import Protocol, with_metric
 from regard.training.sizes import by_size
+from regard.training.transfer import check_read, of_its_way
 from regard.tune.found import BEST, TABLE, TRIALS, Tuned, as_toml, lower_is_better, place
-from regard.tune.space import Dimension, size_of, space_of
+from regard.tune.space import WAY, Dimension, size_of, space_of
 
 if TYPE_CHECKING:
     from regard.tune.study import Study, Trial
@@ -78,6 +79,7 @@ def tune(
     settings = _checked(dataset, settings, trials)
     given = {name: one for name, one in (("vectors", vectors), ("user_vectors", user_vectors)) if one is not None}
     space = space_of(settings, search, vectors=bool(given))
+    check_read(of_its_way(settings) if WAY in space else settings, told=bool(given))
     settings = _begun(dataset, settings, space, vectors="vectors" in given)
     studies = _optuna()
     out = Path(out)
@@ -98,7 +100,7 @@ def _begun(dataset: Dataset, settings: Settings, space: Mapping[str, Dimension],
 
     All of it stays open where ways of transfer are searched, for each has rates of its own.
     """
-    if "model.transfer" in space:
+    if WAY in space:
         return settings
     sized = by_size(Protocol.of(dataset, settings), vectors=vectors)[0]
     return sized if "train.epochs" in space else sized.changed([f"train.epochs={settings.train.epochs}"])
@@ -200,7 +202,9 @@ class _Search:
         return found
 
     def _settings(self, chosen: Mapping[str, str]) -> Settings:
-        return self.settings.changed([f"{name}={value}" for name, value in chosen.items()])
+        """The settings of a trial; where ways of transfer are searched, without what only others read."""
+        settings = self.settings.changed([f"{name}={value}" for name, value in chosen.items()])
+        return of_its_way(settings) if WAY in chosen else settings
 
     def _trained(self, chosen: Mapping[str, str], title: str) -> tuple[float | None, str | None, float]:
         """Train with these settings: the figure of validation or the reason why there is none, and seconds."""

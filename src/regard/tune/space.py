@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -16,8 +16,12 @@ from regard.config import Settings, assigned
 from regard.errors import SettingsError
 from regard.model.encoder import ENCODERS
 from regard.model.transfer import mode_of
+from regard.training.transfer import OF_VECTORS, OF_WAYS
 
 FORM = "section.key=low..high, section.key=low..high,log or section.key=a,b,c"
+
+WAY = "model.transfer"
+"""Where it is searched, settings of all ways may be."""
 
 _JUDGES = ("train.metric", "train.seed", "data.split", "data.target_behaviours", "data.labels")
 """Settings that change the judge and not the model; all of section `evaluate` besides."""
@@ -143,9 +147,11 @@ def space_of(settings: Settings, search: Sequence[str], *, vectors: bool) -> dic
         vectors: whether item vectors start from pretrained ones.
 
     Raises:
-        SettingsError: a text cannot be read, a setting is named twice, or nothing is left to search.
+        SettingsError: a text cannot be read, a setting is named twice, no trial could read it, or nothing is left to
+            search.
     """
     told = [Dimension.read(text) for text in search]
+    _check_read(settings, {one.name for one in told}, vectors)
     if twice := [each.name for at, each in enumerate(told) if each.name in {one.name for one in told[:at]}]:
         raise SettingsError(f"--search names {twice[0]} twice; put all of it into one range or list")
     if not told:
@@ -153,6 +159,24 @@ def space_of(settings: Settings, search: Sequence[str], *, vectors: bool) -> dic
     if not told:
         raise SettingsError(f"every setting of the usual search is fixed here; say what to search: --search {FORM}")
     return {each.name: each for each in told}
+
+
+def _check_read(settings: Settings, names: Set[str], vectors: bool) -> None:
+    """Refuse to search settings of pretrained vectors where trials would fail over them, or not read them."""
+    mode = mode_of(settings.model)
+    for section, keys in OF_VECTORS.items():
+        for name in names & {f"{section}.{key}" for key in keys}:
+            ways = [way for way, its in OF_WAYS.items() if name.partition(".")[2] in its.get(section, ())]
+            if name == "model.word_weights":
+                raise SettingsError(
+                    f"--search {name}: vectors are read once for all trials; search with one, then another"
+                )
+            if not vectors:
+                raise SettingsError(f"--search {name} is of pretrained vectors, and none were given: add --vectors")
+            if ways and WAY not in names and mode not in ways:
+                raise SettingsError(
+                    f"--search {name} is for {WAY}={ways[0]}, and {mode} does not read it: leave it out"
+                )
 
 
 def default_space(settings: Settings, vectors: bool) -> list[str]:
