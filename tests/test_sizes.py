@@ -69,6 +69,12 @@ def test_what_is_told_stays() -> None:
     assert "train.learning_rate" not in decided(dataset=shop(users=400))[1]
 
 
+def test_going_on_takes_a_quarter_of_the_passes() -> None:
+    protocol = Protocol.of(shop(), Settings().changed(["data.split=leave-one-out"]))
+    anew, again = (by_size(protocol, begun=begun)[1]["decided"] for begun in (False, True))
+    assert again == anew | {"train.epochs": anew["train.epochs"] / 4} == anew | {"train.epochs": 200}
+
+
 @pytest.mark.parametrize("name", ["popular", "co-visit", "matrix-factorization", "ranker"])
 def test_other_models_keep_their_defaults(name: str) -> None:
     complete, found = decided(f"model.name={name}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -21,6 +22,8 @@ _DROPOUT = ((_SPARSE, 0.5), (100.0, 0.3), (np.inf, 0.2))
 _TABLE_RATE, _SPARSE_RATE = 10.0, 1e-3
 _VECTORS_RATE = 1.0
 """Of a sparse table that starts from vectors: what was learned on words is not to be forgotten in a few steps."""
+_AGAIN = 0.25
+"""Of the passes, where a run goes on from another: most is known."""
 _CONTENT_WEIGHT, _COVISIT_WEIGHT = 6.0, 3.0
 """What is added when items are scored, in units of the logits of a softmax."""
 RULE = 3
@@ -61,17 +64,19 @@ class Size:
         return next(share for most, share in _DROPOUT if self.density < most)
 
 
-def by_size(protocol: Protocol, *, vectors: bool = False) -> tuple[Settings, dict[str, Any]]:
+def by_size(protocol: Protocol, *, vectors: bool = False, begun: bool = False) -> tuple[Settings, dict[str, Any]]:
     """Return settings complete for this size of data, and what was decided; what was told is left alone.
 
-    `vectors`: whether items start from pretrained ones, in the way of `model.transfer`.
+    `vectors`: whether items start from pretrained ones, in the way of `model.transfer`. `begun`: whether all weights
+    are those of a run to begin with.
     """
     settings = protocol.settings
     if settings.model.name not in ENCODERS or settings.train.zero_shot:
         return settings, {}
     size = Size.of(protocol)
     told = {f"{name}.{key}" for name in ("model", "train") for key in getattr(settings, name).model_fields_set}
-    wanted: dict[str, Any] = {"train.epochs": size.epochs, "model.dropout": size.dropout}
+    epochs = math.ceil(size.epochs * _AGAIN) if begun else size.epochs
+    wanted: dict[str, Any] = {"train.epochs": epochs, "model.dropout": size.dropout}
     if vectors:
         wanted["model.content_weight"] = _CONTENT_WEIGHT
     if size.items < _LARGE:
