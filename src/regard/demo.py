@@ -105,7 +105,7 @@ def _recent(dataset: Dataset, user: str, count: int = 6) -> Table:
 
 def _next(run: Run, dataset: Dataset, user: str, console: Console) -> None:
     item = dataset.items.id(int(dataset.item[-1]))
-    console.print("[bold]5. Try next[/]")
+    console.print("\n[bold]5. Try next[/]")
     for line in (
         f"regard recommend {run.path} --user {user} -k 10",
         f"regard recommend {run.path} --history {item}  # a live history",

@@ -310,7 +310,7 @@ def test_the_moment_of_a_request_is_the_one_that_is_told(
     assumed = asked.recommend(user=user)
     (note,) = assumed.notes
     gap = datetime.timedelta(microseconds=momentary.manifest["median_gap"])
-    assert note == f"the moment of the request is assumed, {gap} after the last event; at (--at) says another"
+    assert note == f"the moment of the request is assumed: {gap} after the last event (--at says another)"
     same = asked.recommend(user=user, at=last + momentary.manifest["median_gap"])
     assert same.items == assumed.items
     far = [item.score for item in asked.recommend(user=user, at=day).items]

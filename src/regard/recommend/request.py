@@ -77,7 +77,7 @@ def checked_moment(at: Moment | None, reads: bool, live: bool, gap: int, notes: 
     if at is None:
         if reads:
             wait = timedelta(microseconds=gap)
-            notes.append(f"the moment of the request is assumed, {wait} after the last event; at (--at) says another")
+            notes.append(f"the moment of the request is assumed: {wait} after the last event (--at says another)")
         return None
     if not reads:
         raise InputError(
