@@ -164,15 +164,17 @@ class _Training:
     def look(self) -> list[dict[str, Any]]:
         """Measure the weights as they came, and learn nothing."""
         self.model.eval()
-        held_back: dict[str, float] = (
-            {"validation_loss": self.validate.loss()} if isinstance(self.validate, Tracing) else {}
-        )
+        held_back = self._held_back()
         self.model.eval()
         figures = dict(self.validate()) if self.validate else {}
         row = {"epoch": 0, "step": 0, "loss": None, **held_back, "validation": figures, "best": True}
         self.state.rows.append(row | {"targets_per_second": 0.0, "seconds": 0.0, "memory_gb": memory_used() / 2**30})
         write_log(self.folder / "log.jsonl", self.state.rows)
         return self.state.rows
+
+    def _held_back(self) -> dict[str, float]:
+        """The loss on what is held back, where validation traces it."""
+        return {"validation_loss": self.validate.loss()} if isinstance(self.validate, Tracing) else {}
 
     def _waited_long_enough(self) -> bool:
         return self.state.looks >= self.settings.patience
@@ -197,9 +199,7 @@ class _Training:
             self.watch.step(state.epoch, state.step, self.batches.targets_per_epoch * done / state.seconds)
             if now - self.saved > _CHECKPOINT_SECONDS:
                 self._save()
-        held_back: dict[str, float] = (
-            {"validation_loss": self.validate.loss()} if isinstance(self.validate, Tracing) else {}
-        )
+        held_back = self._held_back()
         figures = dict(self.validate()) if self.validate and self._look_due() else {}
         self._close_epoch(figures, held_back)
         if (
