@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
@@ -287,20 +290,65 @@ def test_items_are_added_twice_by_their_words_and_what_is_unknown_is_counted(tmp
     assert found.index("mint") < found.index("stout")
 
 
-def test_attributes_of_added_items_are_not_read_and_a_note_says_which(tmp_path: Path) -> None:
-    dataset, vectors = clubs(users=10)
-    whole, table = tmp_path / "vectors.parquet", dataset.item_table
+def with_attributes() -> tuple[Dataset, dict[str, list[float]]]:
+    """The clubs, each item with a category, a number and a vector; a few have none of them."""
+    dataset, vectors = clubs(users=20)
+    table = dataset.item_table
     assert table is not None
-    kinds = table.append_column("kind", pa.array([name.split()[-2] for name in table["id"].to_pylist()]))
-    dataset = Dataset.build(EventLog.read(events_of(dataset), time_kind="order"), None, kinds)
-    pq.write_table(pa.table({"id": ["mint", *vectors], "vector": [[1.0] * 4, *vectors.values()]}), whole)
-    told = small("gate", **{"train.epochs": "1"})
-    for name, settings in (("plain", told), ("own", told.changed(["model.attributes=kind"]))):
-        run = pipeline.train(dataset, settings, tmp_path / name, vectors=str(whole))
-        (tmp_path / "new.csv").write_text("id,kind\nmint,tea\n")
-        done = CliRunner().invoke(app, ["add-items", str(run.path), str(tmp_path / "new.csv")])
-        assert done.exit_code == 0, done.output
-        assert ("the run reads kind of items" in " ".join(done.output.split())) == (name == "own")
+    count = table.num_rows
+    kinds = [name.split()["new" in name] if at % 5 else None for at, name in enumerate(table["id"].to_pylist())]
+    price = [at / 4 if at % 7 else None for at in range(count)]
+    look = [[float(at), 1.0] if at % 6 else None for at in range(count)]
+    for name, column in (("kind", pa.array(kinds)), ("price", pa.array(price)), ("look", pa.array(look))):
+        table = table.append_column(name, column)
+    return Dataset.build(EventLog.read(events_of(dataset), time_kind="order"), None, table), vectors
+
+
+@pytest.mark.parametrize("mode", ["gate", "frozen"])
+@pytest.mark.parametrize("form", ["parquet", "csv"])
+def test_attributes_of_added_items_are_read_as_training_read_them(mode: str, form: str, tmp_path: Path) -> None:
+    """An added twin of an item of the catalogue that nobody has met has the same vector."""
+    dataset, vectors = with_attributes()
+    assert dataset.item_table is not None
+    read = small(mode, **{"train.epochs": "2"}).changed(["model.attributes=kind,price,look"])
+    run = pipeline.train(dataset, read, tmp_path / "run", vectors=vectors)
+    unmet = [name for name in dataset.items.array.to_pylist() if name.startswith("new")]
+    row = dataset.item_table.filter(pc.is_in(dataset.item_table["id"], pa.array(unmet))).to_pylist()
+    twins = [{**one, "id": f"twin of {one['id']}"} for one in row]
+    bare = {"id": "bare", "kind": "never", "price": None, "look": None}
+    file = tmp_path / f"new.{form}"
+    if form == "parquet":
+        pq.write_table(pa.Table.from_pylist([*twins, bare]), file)
+    else:
+        told = [[one["id"], one["kind"] or "", one["price"], json.dumps(one["look"])] for one in [*twins, bare]]
+        lines = [["" if cell in (None, "null") else cell for cell in line] for line in told]
+        with file.open("w", newline="") as out:
+            csv.writer(out).writerows([["id", "kind", "price", "look"], *lines])
+    theirs = {f"twin of {name}": vectors[name] for name in unmet} | {"bare": vectors[unmet[0]]}
+    report = regard.add_items(run, str(file), theirs)
+    assert report["attributes_unseen"] == {"kind": 1}
+    model: Any = Recommender(run, dataset).model
+    places = torch.from_numpy(run.items.index([*unmet, *(f"twin of {name}" for name in unmet)]))
+    found = model.table[places]
+    torch.testing.assert_close(found[: len(unmet)], found[len(unmet) :])
+    assert not torch.equal(model.table[-1], found[0])  # the bare one has the vector of the first, and no attributes
+
+
+def test_attributes_of_added_items_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    dataset, vectors = with_attributes()
+    read = small("gate", **{"train.epochs": "1"}).changed(["model.attributes=kind,price,look"])
+    run = pipeline.train(dataset, read, tmp_path / "run", vectors=vectors)
+    whole = {"id": ["mint"], "kind": ["tea"], "price": [1.5], "look": [[1.0, 2.0]]}
+    for name, wrong, said in (
+        ("price", ["dear"], "'price': expected a number, as the run has learned it; row 1 has 'dear'"),
+        ("look", [[1.0]], r"'look': expected a list of 2 numbers.*row 1 has \[1.0\]"),
+        ("look", ["[1, 2"], "'look': expected a list of 2 numbers"),
+    ):
+        with pytest.raises(InputError, match=said):
+            regard.add_items(run, pa.table({**whole, name: wrong}), {"mint": [1.0] * 4})
+    with pytest.raises(InputError, match=r"no column 'kind'.*of every item the run reads 'kind', 'price', 'look'"):
+        regard.add_items(run, pa.table({"id": ["mint"]}), {"mint": [1.0] * 4})
+    assert not (run.path / "added").exists()
 
 
 def test_a_run_without_vectors_takes_no_items(tmp_path: Path) -> None:

@@ -296,8 +296,7 @@ def add_items(
             theirs.save(first.path)
         found.save(run.path)
     given.forget_added()
-    unread = dict.fromkeys(name for one in (run, first) if one is not None for name in one.settings.model.attributes)
-    return {"run": str(run.path), **report, "attributes_not_read": [*unread]}
+    return {"run": str(run.path), **report}
 
 
 def recommend_file(

@@ -199,8 +199,8 @@ def added(told: Mapping[str, Any], console: Console, *, as_json: bool) -> None:
     for key, meaning in notes.items():
         if told[key]:
             console.print(f"note: {told[key]:,} {meaning}", style="yellow", markup=False, highlight=False)
-    if names := ", ".join(told["attributes_not_read"]):
-        said = f"note: the run reads {names} of items; of added ones these count as not given, only vectors are read"
+    for name, count in told["attributes_unseen"].items():
+        said = f"note: {count:,} have a {name} that the run has not learned; it counts as not given"
         console.print(said, style="yellow", markup=False, highlight=False)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from regard.data.store import Dataset
 from regard.data.vocabulary import Vocabulary
-from regard.errors import SettingsError, nearest
+from regard.errors import InputError, SettingsError, nearest
 
 Kind = Literal["category", "number", "vector"]
 Among = npt.NDArray[np.bool_]
@@ -77,6 +77,51 @@ def user_attributes(dataset: Dataset, names: Sequence[str], among: Among) -> dic
     return _attributes("model.user_attributes: user", names, dataset.user_table, dataset.users, among)
 
 
+def attributes_like(meanings: Mapping[str, Any], rows: pa.Table) -> dict[str, Attribute]:
+    """What the n rows of a table say in terms that were learned before: `meanings` by name, as `Attribute.meaning`.
+
+    Rows keep their order, from 1 on. A category that is not among those learned is read as not given, and counted.
+
+    Raises:
+        InputError: a column holds what cannot be read as the attribute was.
+    """
+    return {name: _like(f"item attribute {name!r}", one, rows[name].combine_chunks()) for name, one in meanings.items()}
+
+
+def _like(shown: str, meaning: Mapping[str, Any], column: pa.Array) -> Attribute:
+    if meaning["kind"] == "category":
+        names, given = Vocabulary.of(meaning["values"]), column.is_valid().to_numpy(zero_copy_only=False)
+        codes = np.zeros(len(column) + 1, np.int64)
+        codes[1:][given] = names.index(_plain(column).drop_null().cast(pa.large_string()))
+        unseen = int((codes[1:][given] == 0).sum())
+        return Attribute("category", len(names), codes, tuple(meaning["values"]), unseen=unseen)
+    kind, size, centre, spread = (meaning[key] for key in ("kind", "size", "centre", "spread"))
+    values = np.full((len(column) + 1, size), np.nan)
+    for row, given in enumerate(_plain(column).to_pylist(), start=1):
+        if given is None or (found := _figures(given)).shape == (0,):
+            continue
+        if found.shape != (size,):
+            what = "a number" if kind == "number" else f"a list of {size} numbers"
+            raise InputError(f"{shown}: expected {what}, as the run has learned it; row {row} has {given!r}")
+        if np.isfinite(found).all():
+            values[row] = (found - centre) / spread
+    return Attribute(kind, size, values.astype(np.float32), centre=centre, spread=spread)
+
+
+def _figures(value: Any) -> npt.NDArray[np.float64]:
+    """The numbers of a value: one, a list, or a list as JSON writes it; what is none of them has two dimensions."""
+    try:
+        listed = json.loads(value) if isinstance(value, str) and value.strip().startswith("[") else value
+        return np.atleast_1d(np.asarray(listed, np.float64))
+    except (TypeError, ValueError):
+        return np.zeros((0, 0))
+
+
+def _plain(column: pa.Array) -> pa.Array:
+    """A column of values, not of codes of them."""
+    return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
+
+
 def _check_names(setting: str, whose: str, names: Sequence[str], table: pa.Table | None, absent: str) -> None:
     known = [] if table is None else [name for name in table.column_names if name != "id"]
     for name in names:
@@ -100,8 +145,7 @@ def _attributes(
 
 def _attribute(shown: str, column: pa.Array, among: Among) -> Attribute:
     """Read a column that lies in the order of the vocabulary; `among` (V,) decide."""
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
+    column = _plain(column)
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
         column = _typed(column)
     if pa.types.is_floating(column.type) or pa.types.is_decimal(column.type):

@@ -42,20 +42,27 @@ class AttributeTable(nn.Module):
         for row, name in enumerate(self.categories):
             self.codes[row] = torch.from_numpy(found[name].values)
         if self.measures is not None:
-            values = [torch.from_numpy(found[name].values) for name in self.measured]
-            parts = [part for one in values for part in (one.nan_to_num(0.0), one.isnan().any(1, keepdim=True))]
-            self.measures.copy_(torch.cat(parts, 1))
+            self.measures.copy_(_flagged([torch.from_numpy(found[name].values) for name in self.measured]))
 
     @property
     def absent(self) -> Tensor:
         """The row of `measures` where nothing is given."""
         return torch.cat([torch.tensor([0.0] * size + [1.0]) for size in self.measured.values()])
 
-    def append(self, count: int) -> None:
-        """Make room for `count` more things, of which no attribute is given."""
-        self.codes = torch.cat([self.codes, self.codes.new_zeros(len(self.codes), count)], 1)
+    def append(self, count: int, given: Mapping[str, Tensor] | None = None) -> None:
+        """Append `count` things, and what is given of them: codes (count,), or figures (count, size) with NaN = not.
+
+        Of an attribute that is not among those `given`, by name, nothing is.
+        """
+        given = given or {}
+        codes = self.codes.new_zeros(len(self.codes), count)
+        for row, name in enumerate(self.categories):
+            codes[row] = given.get(name, codes[row])
+        self.codes = torch.cat([self.codes, codes], 1)
         if self.measures is not None:
-            self.measures = torch.cat([self.measures, self.absent.to(self.measures).expand(count, -1)])
+            nothing = {name: torch.full((count, size), torch.nan) for name, size in self.measured.items()}
+            more = _flagged([given.get(name, nothing[name]) for name in self.measured])
+            self.measures = torch.cat([self.measures, more.to(self.measures)])
 
     def added_to(self, table: Tensor, rows: Tensor | None) -> Tensor:
         """Vectors (R, width) of the things `rows` (R,), or of all, plus one of each attribute."""
@@ -71,6 +78,12 @@ class AttributeTable(nn.Module):
         for part in parts:
             part[:-1] /= max(len(part) - 1, 1) ** 0.5
         return torch.cat(parts)
+
+
+def _flagged(figures: list[Tensor]) -> Tensor:
+    """Figures (n, size) of some attributes side by side, each followed by 1 where it is not given, and then 0s."""
+    parts = [part for one in figures for part in (one.nan_to_num(0.0), one.isnan().any(1, keepdim=True))]
+    return torch.cat(parts, 1)
 
 
 def vectors(count: int, width: int, scale: float) -> nn.Parameter:

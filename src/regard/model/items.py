@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -59,10 +60,10 @@ class ItemTable(AttributeTable):
         """Which items have a pretrained vector, (V + 1,); None where there are none."""
         return None if self.pretrained is None else self.pretrained.told
 
-    def grow(self, rows: Tensor, told: Tensor) -> None:
-        """Append items of which no more is known than pretrained vectors, rows (n, K) where `told` (n,); no learning.
+    def grow(self, rows: Tensor, told: Tensor, attributes: Mapping[str, Tensor] | None = None) -> None:
+        """Append items that have no events: known by pretrained vectors, rows (n, K) where `told` (n,), and attributes.
 
-        Their ids start as in training, from zero or from the vector; attributes are not given.
+        Their ids start as in training, from zero or from the vector; attributes are as `append` takes them.
         """
         count = len(told)
         if self.item is not None and self.hashes is None:
@@ -72,7 +73,7 @@ class ItemTable(AttributeTable):
             self.pretrained.grow(rows, told)
         if self.hashes is not None:
             self.hashes = torch.cat([self.hashes, self.hashes.new_zeros(count, self.hashes.shape[1])])
-        self.append(count)
+        self.append(count, attributes)
 
     @property
     def started(self) -> list[nn.Parameter]:

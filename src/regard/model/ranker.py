@@ -5,6 +5,7 @@ Letters: T events, B rows of history, R requests, C candidates, W width.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import NamedTuple, cast
 
@@ -90,9 +91,9 @@ class Ranker(nn.Module):
         """What started from pretrained vectors, and is learned at a rate of its own."""
         return [*self.item_embedding.started, *([] if self.user is None else self.user.started)]
 
-    def grow(self, rows: Tensor, told: Tensor) -> None:
-        """Append items that came after training, known by their vectors (n, K) where `told` (n,); no learning after."""
-        self.item_embedding.grow(rows, told)
+    def grow(self, rows: Tensor, told: Tensor, attributes: Mapping[str, Tensor] | None = None) -> None:
+        """Append items that came after training, as `ItemTable.grow` takes them; no learning after."""
+        self.item_embedding.grow(rows, told, attributes)
         self.known = torch.cat([self.known, told.to(self.known.device)])
         self.trained = torch.cat([self.trained, torch.zeros_like(told, device=self.trained.device)])
 

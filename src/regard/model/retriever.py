@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -68,9 +69,9 @@ class Retriever(nn.Module):
         self.item_embedding.by_rows = by_rows
         return [table]
 
-    def grow(self, rows: Tensor, told: Tensor) -> None:
-        """Append items that came after training, known by their vectors (n, K) where `told` (n,); no learning after."""
-        self.item_embedding.grow(rows, told)
+    def grow(self, rows: Tensor, told: Tensor, attributes: Mapping[str, Tensor] | None = None) -> None:
+        """Append items that came after training, as `ItemTable.grow` takes them; no learning after."""
+        self.item_embedding.grow(rows, told, attributes)
         if self.content is not None:
             self.content.grow(rows)
         if self.near is not None:

@@ -7,7 +7,7 @@ lies in its folder `added`, which `Recommender` reads, and which is written whol
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -16,13 +16,15 @@ import pyarrow as pa
 import torch
 from safetensors.torch import load_file, save_file
 
+from regard.data.attributes import attributes_like
 from regard.data.geometry import Geometry
 from regard.data.items import item_report, read_items
 from regard.data.knowledge import COLUMNS, VectorRecipe
-from regard.data.sources import ItemSource
+from regard.data.sources import ItemColumns, ItemSource
 from regard.data.vocabulary import Vocabulary
 from regard.data.words import joined_texts
 from regard.errors import InputError, StorageError
+from regard.manifest import NAME as MANIFEST
 from regard.manifest import new_folder, read_json, read_manifest, write_json, write_manifest
 
 FOLDER = "added"
@@ -32,6 +34,7 @@ _OF = {
     "users": ("user-vectors.json", "user-vectors.safetensors"),
 }
 _ITEMS, _ROWS = "items.arrow", "rows.safetensors"
+_ATTRIBUTE = "attribute "
 _SCHEMA = pa.schema([("id", pa.string()), ("title", pa.string())])
 
 
@@ -74,17 +77,22 @@ class VectorMaker:
 class Growing(Protocol):
     """A model whose catalogue can grow after training."""
 
-    def grow(self, rows: torch.Tensor, told: torch.Tensor) -> None:
-        """Append items known by vectors (n, K) where `told` (n,)."""
+    def grow(self, rows: torch.Tensor, told: torch.Tensor, attributes: Mapping[str, torch.Tensor]) -> None:
+        """Append items known by vectors (n, K) where `told` (n,), and by attributes (n, …)."""
 
 
 @dataclass(frozen=True)
 class Additions:
-    """n items that were added to a run: ids and titles, rows (n, K) of pretrained vectors, and which have one (n,)."""
+    """n items that were added to a run.
+
+    table: ids and titles. rows (n, K), told (n,): pretrained vectors, and which items have one. attributes: by name,
+    what the run reads of them, (n,) or (n, size) as `AttributeTable.append` takes it.
+    """
 
     table: pa.Table
     rows: torch.Tensor
     told: torch.Tensor
+    attributes: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
     @classmethod
     def open(cls, folder: Path) -> Additions | None:
@@ -100,14 +108,16 @@ class Additions:
             raise StorageError(
                 f"{place} is damaged: {table.num_rows} items, {len(held['told'])} vectors; add them again"
             )
-        return cls(table, held["rows"], held["told"])
+        rows, told = held.pop("rows"), held.pop("told")
+        return cls(table, rows, told, {name.removeprefix(_ATTRIBUTE): one for name, one in held.items()})
 
     def save(self, folder: Path) -> None:
         """Take the place of what was added to the run in `folder` before."""
         with new_folder(folder / FOLDER, KIND) as aside:
             with pa.OSFile(str(aside / _ITEMS), "wb") as sink, pa.ipc.new_file(sink, _SCHEMA) as writer:
                 writer.write_table(self.table)
-            save_file({"rows": self.rows.contiguous(), "told": self.told}, aside / _ROWS)
+            attributes = {_ATTRIBUTE + name: one.contiguous() for name, one in self.attributes.items()}
+            save_file({"rows": self.rows.contiguous(), "told": self.told, **attributes}, aside / _ROWS)
             write_manifest(aside, KIND, {"items": self.table.num_rows})
 
     @classmethod
@@ -122,11 +132,11 @@ class Additions:
     def hand_to(self, model: object) -> None:
         """Append the items to the catalogue of a model that is not learned any more."""
         assert isinstance(model, Growing), type(model).__name__
-        model.grow(self.rows, self.told)
+        model.grow(self.rows, self.told, self.attributes)
 
     def first(self, count: int) -> Additions:
         """The first `count` items: a process that was killed may have written more beside one of two stages."""
-        return Additions(self.table.slice(0, count), self.rows[:count], self.told[:count])
+        return self.those(torch.arange(len(self)) < count)
 
     def check_same(self, other: Additions, folder: Path) -> None:
         """Raise `StorageError` unless both are the same items in the same order."""
@@ -139,30 +149,60 @@ class Additions:
 
     def those(self, kept: torch.Tensor) -> Additions:
         """The items that are `kept` (n,)."""
-        return Additions(self.table.filter(pa.array(kept.numpy())), self.rows[kept], self.told[kept])
+        attributes = {name: one[kept] for name, one in self.attributes.items()}
+        return Additions(self.table.filter(pa.array(kept.numpy())), self.rows[kept], self.told[kept], attributes)
 
     def completed(self, places: Sequence[int], later: Additions) -> Additions:
-        """With what is known `later` of the items at `places`: a vector, and the title that came with it."""
-        rows, told, titles = self.rows.clone(), self.told.clone(), self.table["title"].to_pylist()
-        for at, place in enumerate(places):
-            if later.told[at]:
-                rows[place], told[place] = later.rows[at], True
-                titles[place] = later.table["title"][at].as_py() or titles[place]
-        return Additions(pa.table({"id": self.table["id"], "title": titles}).cast(_SCHEMA), rows, told)
+        """With what is known `later` of the items at `places`: a vector, and the title and attributes it came with."""
+        at = torch.as_tensor([place for place, told in zip(places, later.told, strict=True) if told], dtype=torch.int64)
+        later = later.those(later.told)
+        titles = self.table["title"].to_pylist()
+        for place, title in zip(at.tolist(), later.table["title"].to_pylist(), strict=True):
+            titles[place] = title or titles[place]
+        table = pa.table({"id": self.table["id"], "title": titles}).cast(_SCHEMA)
+        mine, theirs = self._with_all(later), later._with_all(self)
+        attributes = {name: one.index_put((at,), theirs[name]) for name, one in mine.items()}
+        rows, told = self.rows.index_put((at,), later.rows), self.told.index_put((at,), later.told)
+        return Additions(table, rows, told, attributes)
 
     def and_(self, later: Additions) -> Additions:
         """Both, the later ones behind."""
         table = pa.concat_tables([self.table, later.table]).combine_chunks()
-        return Additions(table, torch.cat([self.rows, later.rows]), torch.cat([self.told, later.told]))
+        mine, theirs = self._with_all(later), later._with_all(self)
+        attributes = {name: torch.cat([one, theirs[name]]) for name, one in mine.items()}
+        return Additions(table, torch.cat([self.rows, later.rows]), torch.cat([self.told, later.told]), attributes)
+
+    def _with_all(self, other: Additions) -> dict[str, torch.Tensor]:
+        """Attributes of these items, and those that only others have, which are not given here."""
+        absent = {
+            name: one.new_full((len(self), *one.shape[1:]), torch.nan if one.is_floating_point() else 0)
+            for name, one in other.attributes.items()
+        }
+        return {**absent, **self.attributes}
 
 
 def read_new(stages: Sequence[Path], items: Any) -> pa.Table:
-    """Read a table of items with the columns that the vectors of runs, in the folders `stages`, are made of."""
+    """Read a table of items with all columns that runs, in the folders `stages`, read or make vectors of.
+
+    Raises:
+        InputError: a column is missing, or the table cannot be read.
+    """
     makers = [VectorMaker.open(folder) for folder in stages]
-    wanted = tuple(dict.fromkeys(name for one in makers if one for name in one.recipe.columns if name not in COLUMNS))
-    if isinstance(items, ItemSource):
-        return read_items(replace(items, columns=replace(items.columns, attributes=wanted)))
-    return read_items(items, attributes=wanted)
+    read = [name for one in makers if one for name in one.recipe.columns]
+    read += [name for folder in stages for name in _meanings(folder)]
+    wanted = tuple(name for name in dict.fromkeys(read) if name not in COLUMNS)
+    columns = items.columns if isinstance(items, ItemSource) else ItemColumns()
+    source = items if isinstance(items, ItemSource) else ItemSource(items, columns)
+    try:
+        return read_items(replace(source, columns=replace(columns, attributes=wanted)))
+    except InputError as error:
+        needed = f"; of every item the run reads {', '.join(map(repr, wanted))}" if wanted else ""
+        raise InputError(f"{error}{needed}") from None
+
+
+def _meanings(folder: Path) -> dict[str, Any]:
+    """What attributes of items mean to the run in a folder, by name."""
+    return dict(read_json(folder / MANIFEST).get("attributes", {}))
 
 
 def _titled(items: pa.Table) -> pa.Table:
@@ -192,7 +232,7 @@ def added(
     Returns:
         All that is added now, earlier additions first; and the report: rows read, items added, earlier ones that have
         a vector now, those already in the catalogue, those of which no vector is known (they are in the catalogue too,
-        and not recommended until there is one).
+        and not recommended until there is one), and by attribute how many have a value that the run has not learned.
     """
     maker = VectorMaker.open(folder)
     if maker is None:
@@ -212,7 +252,9 @@ def added(
         texts = joined_texts(tried, columns) if columns else dict.fromkeys(tried["id"].to_pylist(), "")
         rows, told = maker.rows(texts, source, **options)
     fresh = torch.from_numpy(new[new | again])
-    later = Additions(_titled(tried), rows, told)
+    found = attributes_like(_meanings(folder), tried)
+    attributes = {name: torch.from_numpy(one.values[1:]) for name, one in found.items()}
+    later = Additions(_titled(tried), rows, told, attributes)
     places = [untold[name] for name in tried["id"].filter(pa.array(~fresh.numpy())).to_pylist()]
     before = before.completed(places, later.those(~fresh))
     read = item_report(items)
@@ -224,6 +266,7 @@ def added(
         "completed": int(told[~fresh].sum()),
         "without_vector": int((~told).sum()),
         "added_in_all": int(new.sum()) + len(before),
+        "attributes_unseen": {name: one.unseen for name, one in found.items() if one.unseen},
     }
     return before.and_(later.those(fresh)), report
 
