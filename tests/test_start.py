@@ -20,7 +20,7 @@ from regard.data.events import EventLog
 from regard.data.knowledge import Knowledge
 from regard.data.sources import Columns
 from regard.data.store import Dataset
-from regard.errors import RegardError, SettingsError
+from regard.errors import InputError, RegardError, SettingsError
 from regard.model.retriever import Retriever
 from regard.recommend.recommender import Recommender
 from regard.recommend.run import Run
@@ -90,9 +90,45 @@ def test_another_shop_is_understood_without_any_training(name: str, tmp_path: Pa
     # rows by hand: the geometry of the first shop, never that of the second
     maker = pipeline.VectorMaker.open(first.path)
     assert maker is not None
-    rows = maker.geometry.apply(np.array([others[item] for item in there.items.ids(np.arange(1, 25))], np.float32))
+    raw = np.array([others[item] for item in there.items.ids(np.arange(1, 25))], np.float32)
+    rows = (raw - raw[run.counts[1:] > 0].mean(0, dtype=np.float64)) @ maker.geometry.turn
     np.testing.assert_allclose(after["item_embedding.pretrained.rows"][1:], rows, atol=1e-6)
     assert run.manifest["from"]["rows"] == {}
+
+
+def test_what_all_items_of_another_shop_have_in_common_is_left_out(tmp_path: Path) -> None:
+    """Its vectors lie somewhere else as a whole, as those of another domain do: that says nothing of any item."""
+    (here, mine), (there, others) = shop("a"), shop("b", users=30, seed=1)
+    first = pipeline.train(here, small(**{"model.transfer": "frozen"}), tmp_path / "first", vectors=mine)
+    moved = {name: (np.array(vector) + [5.0, -7.0, 2.0, 9.0]).tolist() for name, vector in others.items()}
+    found = [
+        pipeline.train(there, zero_shot(), tmp_path / name, vectors=vectors, start=first).manifest["validation"]
+        for name, vectors in (("plain", others), ("moved", moved))
+    ]
+    assert found[0]["ndcg@10"] == pytest.approx(found[1]["ndcg@10"])
+    assert found[0]["hit_rate@10"] > 0.9
+    grown = built([*rows_of(here), ("late", "a tea 1"), ("late", "a tea 2"), ("late", "a tea 3")], sorted(mine))
+    run = pipeline.train(grown, on(), tmp_path / "grown", vectors=mine, start=first)
+    makers = [pipeline.VectorMaker.open(one.path) for one in (first, run)]
+    assert makers[0] is not None
+    assert makers[1] is not None
+    np.testing.assert_array_equal(makers[0].geometry.mean, makers[1].geometry.mean)  # the same shop: as it was
+
+
+@pytest.mark.parametrize("mode", ["init", "ids"])
+def test_ids_do_not_go_to_a_shop_that_has_none_of_them(mode: str, tmp_path: Path) -> None:
+    (here, mine), (there, others) = shop("a"), shop("b", users=8, seed=1)
+    vectors = mine if mode == "init" else None
+    first = pipeline.train(here, small(**{"train.epochs": 1}), tmp_path / "first", vectors=vectors)
+    with pytest.raises(InputError, match=r"it knows none of the 24 items.*only model.transfer=frozen"):
+        pipeline.train(there, zero_shot(), tmp_path / "zero", vectors=others if vectors else None, start=first)
+    assert not (tmp_path / "zero" / "manifest.json").exists()
+
+
+def rows_of(dataset: Dataset) -> list[tuple[str, str]]:
+    """Pairs of user and item, users together."""
+    users = np.repeat(np.arange(dataset.n_users + 1), np.diff(dataset.offsets))
+    return list(zip(dataset.users.ids(users), dataset.items.ids(dataset.item), strict=True))
 
 
 def test_zero_shot_is_far_above_chance_and_is_a_run_like_any_other(tmp_path: Path) -> None:

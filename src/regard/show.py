@@ -60,22 +60,23 @@ def _facts(told: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         top = dict(list(values["top"].items())[:5])
         yield f"context {name}", f"{values['values']:,} values: {_counted(top)}{', …' if values['values'] > 5 else ''}"
     if "items" in told:
-        yield "item table", f"{told['items']['described']:,} items, with {_counted(told['items']['columns'])}"
+        yield "item table", _beside(told["items"], "items")
     if "users" in told:
-        yield "user table", _people(told["users"])
+        yield "user table", _beside(told["users"], "users")
 
 
-def _people(users: Mapping[str, Any]) -> str:
-    """How the user table and the users of the log meet: nobody is left out without a word."""
+def _beside(table: Mapping[str, Any], whose: str) -> str:
+    """How a table and the log meet: nothing is left out without a word."""
     reasons = {
-        "only_in_events": "users of the log without a row",
-        "only_in_table": "rows of users without events left out",
+        "only_in_events": f"{whose} of the log without a row",
+        "only_in_table": "of them without events" if whose == "items" else "rows of users without events left out",
         "duplicate_ids": "rows with the id of an earlier one left out",
         "missing_ids": "rows without an id left out",
         "malformed_lines": "malformed lines left out",
     }
-    notes = [f"{users[key]:,} {reason}" for key, reason in reasons.items() if users[key]]
-    return "; ".join([f"{users['described']:,} users, with {_counted(users['columns'])}", *notes])
+    notes = [f"{table[key]:,} {reason}" for key, reason in reasons.items() if table.get(key)]
+    columns = f", with {_counted(table['columns'])}" if table["columns"] else ""
+    return "; ".join([f"{table['described']:,} {whose}{columns}", *notes])
 
 
 def _columns(columns: Mapping[str, str | Sequence[str]]) -> str:
@@ -114,10 +115,9 @@ def run(trained: Run, console: Console, *, as_json: bool) -> None:
     """What was trained, how, and how it did on validation."""
     told = trained.manifest
     if as_json:
-        keys = ("model", "split", "seen", "choice", "validation", "settings")
-        print_json(
-            {"path": str(trained.path), **{key: told[key] for key in keys}, "epochs": len(told["epochs"])}, console
-        )
+        keys = ("model", "split", "seen", "choice", "validation", "settings", "vectors", "user_vectors", "from")
+        body = {key: told[key] for key in keys if key in told}
+        print_json({"path": str(trained.path), **body, "epochs": len(told["epochs"])}, console)
         return
     said = Text.assemble((told["model"], "bold"), f" trained on split {told['split']['rule']}, run in {trained.path}")
     console.print(said, soft_wrap=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -116,6 +116,10 @@ class Geometry:
                 rows *= np.divide(self.norm or 1.0, lengths, out=np.zeros_like(lengths), where=lengths > 0)
             out[start : start + _CHUNK] = rows
         return out
+
+    def centred(self, matrix: Matrix) -> Geometry:
+        """The same axes and lengths around the mean of other vectors (n, d), n >= 1."""
+        return replace(self, mean=matrix.mean(0, dtype=np.float64))
 
     def arrays(self) -> dict[str, npt.NDArray[np.float64]]:
         """Return the arrays of the state, for safetensors or `.npz`."""

@@ -22,6 +22,7 @@ from regard.errors import InputError, SettingsError, nearest
 By = Literal["auto", "id", "words"]
 TEXT = "text:"
 COLUMNS = ("title", "text")
+_REPEATS = 10  # rows with the key of an earlier one that may be a slip
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,8 @@ class Knowledge:
             found = text_vectors(item_texts(dataset, columns), source.removeprefix(TEXT))
             return cls._of(found, events, VectorRecipe(where, "text", tuple(columns)))
         if by == "id" or (by == "auto" and not _described(dataset, columns)):
-            return cls._of(read_vectors(source, own, ids=ids, trust=trust), events, VectorRecipe(where, "id"))
+            of_ids = read_vectors(source, own, ids=ids, trust=trust)
+            return cls._of(of_ids if by == "id" else _doubted(of_ids), events, VectorRecipe(where, "id"))
         words = ItemWords.of(item_texts(dataset, columns), weights)
         wanted = dict.fromkeys(own if by == "auto" else ()) | words.spellings  # the source is read once for both
         found = read_vectors(source, wanted, ids=ids, trust=trust)
@@ -184,6 +186,11 @@ class Knowledge:
             raise InputError(
                 f"{vectors.report.source} knows none of the {len(vectors.keys):,} {told['whose']} of this dataset, "
                 f"such as {vectors.keys[0]!r}; expected vectors of {told['whose'][:-1]} ids{words}"
+            )
+        if vectors.report.duplicates > max(_REPEATS, int(vectors.known.sum())):
+            raise InputError(
+                f"{vectors.report.source} is no table of vectors: {vectors.report.duplicates:,} rows repeat the key of "
+                f"an earlier one, as in a log; expected one row for each of the {told['whose']}"
             )
         known = np.concatenate([[False], vectors.known])
         rows = np.concatenate([np.zeros((1, vectors.width), np.float32), vectors.matrix])
@@ -257,6 +264,18 @@ def _where(source: Any) -> str | None:
     prefix = TEXT if str(source).startswith(TEXT) else ""
     path = Path(str(source).removeprefix(prefix))
     return prefix + str(path.resolve()) if path.exists() else str(source)
+
+
+def _doubted(own: Vectors) -> Vectors:
+    """Vectors of ids, with a note where these are numbers, which a source of words has too."""
+    known, read = int(own.known.sum()), own.report.read - own.report.duplicates
+    if 2 * known >= read or not all(own.keys[at].isdecimal() for at in np.flatnonzero(own.known)):
+        return own
+    note = (
+        f"{known:,} of its {read:,} keys are ids of items, which are numbers; where they are words, items need titles "
+        "(regard prepare --items … --title …), and where they are ids, --vectors-by id says so"
+    )
+    return replace(own, report=replace(own.report, notes=(*own.report.notes, note)))
 
 
 def _of_ids(own: Vectors, words: ItemWords, entries: Mapping[str, Entry]) -> bool:

@@ -10,6 +10,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from regard.evaluate.compare import ERRORS
 from regard.evaluate.result import Number, Result
 
 
@@ -25,7 +26,22 @@ def labelled_report(name: str, result: Result, baselines: Mapping[str, Result] |
     parts: list[Table | Text] = [figures]
     if result.strata:
         parts.append(reliability(result))
-    return Group(*parts, *(Text(line, style="dim") for line in _lines(result)))
+    ahead = [Text(line) for line in _ahead(name, result, baselines or {})]
+    return Group(*parts, *ahead, *(Text(line, style="dim") for line in _lines(result)))
+
+
+def _ahead(name: str, result: Result, baselines: Mapping[str, Result]) -> list[str]:
+    """Say every figure in which a baseline is ahead; of errors less is better."""
+    lines = []
+    for key, number in result.metrics.items():
+        sign = -1 if key.partition("|")[0] in ERRORS else 1
+        rivals = {label: one.metrics[key] for label, one in baselines.items() if one.metrics[key]["value"] is not None}
+        if not rivals or number["value"] is None:
+            continue
+        leader = max(rivals, key=lambda label: sign * (rivals[label]["value"] or 0))
+        if sign * (rivals[leader]["value"] or 0) > sign * number["value"]:
+            lines.append(f"On {key} a baseline is ahead: {leader} {_value(rivals[leader])}, {name} {_value(number)}.")
+    return lines
 
 
 def reliability(result: Result) -> Table:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from torch import Tensor
 
@@ -21,6 +22,7 @@ from regard.recommend.run import Run
 
 FLAGS = ("known", "trained", "met")
 """Buffers that say whom a model knows."""
+_FEW = 10  # titles that say nothing of whether two catalogues are of one shop
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,28 @@ class Told:
             moved = (values * now.spread + now.centre - then["centre"]) / then["spread"]
             values.copy_(torch.where(absent > 0, values, moved))
             at += size + 1
+
+
+def another_shop(run: Run, dataset: Dataset) -> str | None:
+    """Why the items of a dataset are not those of a run, by ids and by the titles that they have; None where they are.
+
+    Ids that are numbers mean other things in another shop.
+    """
+    items = Join.of(run.items, dataset.items, run.manifest["dataset"]["items"])
+    if not items.copied:
+        return f"it knows none of the {len(dataset.items):,} items"
+    table = dataset.item_table
+    if table is None or "title" not in table.column_names:
+        return None
+    here = dict(zip(table["id"].to_pylist(), table["title"].to_pylist(), strict=True))
+    shared = items.places[1:] > 0
+    names = dataset.items.ids(np.flatnonzero(shared.numpy()) + 1)
+    before = run.titles.take(pa.array(items.places[1:][shared].numpy() - 1)).to_pylist()
+    pairs = [(here.get(name), title) for name, title in zip(names, before, strict=True)]
+    both = [one == other for one, other in pairs if one is not None and other is not None]
+    if len(both) < _FEW or sum(both) >= len(both) / 2:
+        return None
+    return f"{len(both) - sum(both):,} of {len(both):,} items with an id that it knows have another title here"
 
 
 def on_scale(told: dict[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:

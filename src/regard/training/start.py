@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 from torch import Tensor
 
@@ -33,7 +32,7 @@ from regard.model.retriever import Retriever
 from regard.model.transfer import mode_of
 from regard.recommend.additions import VectorMaker
 from regard.recommend.run import WEIGHTS, Run
-from regard.training.joined import FLAGS, Join, attributes_of, joins_of, kind_of
+from regard.training.joined import FLAGS, Join, another_shop, attributes_of, joins_of, kind_of
 from regard.training.marks import Marks, found, joined, marks_of
 from regard.training.people import people
 from regard.training.protocol import Protocol
@@ -42,7 +41,6 @@ _FREE = ("dropout", "negatives", "negative_sampling", "id_dropout", "content_wei
 """Of the model's settings: what no weight depends on."""
 _SHAPING = ("labels", "history", "histories")  # of the data's settings: they say what the model reads and learns
 _REDRAWN = ("random", "users")  # splits that draw anew what is held back when a log has grown
-_FEW = 10  # titles that say nothing of whether two catalogues are of one shop
 
 
 @dataclass(frozen=True)
@@ -89,10 +87,21 @@ class Start:
                 )
         return found
 
-    def geometry(self, whose: str) -> Geometry | None:
-        """What the run made of pretrained vectors of its `items` or `users`."""
-        maker = VectorMaker.open(self.run.path, whose)
-        return None if maker is None else maker.geometry
+    def abroad(self, dataset: Dataset) -> str | None:
+        """Why a dataset is of another shop than the run; None where it is of the same."""
+        return another_shop(self.run, dataset)
+
+    def geometry(self, known: Knowledge, counts: Int64, dataset: Dataset) -> Geometry | None:
+        """What the run made of pretrained vectors of its items, or users; `counts` (n + 1,) are training events here.
+
+        What all items of another shop have in common tells none of them from another, so there vectors are centred on
+        items of its own; axes and scale, which the weights read, stay.
+        """
+        maker = VectorMaker.open(self.run.path, known.whose)
+        if maker is None or known.whose == "users" or not self.abroad(dataset):
+            return None if maker is None else maker.geometry
+        trained = known.known & (counts > 0)
+        return maker.geometry.centred(known.rows[trained if trained.any() else known.known])
 
     def knowledge(self, dataset: Dataset, given: Any, whose: str, **options: Any) -> Knowledge | None:
         """Pretrained vectors of a dataset, made as those of the run were; None where it has none.
@@ -146,8 +155,11 @@ class Start:
         kinds = {name: kind_of(name, model) for name in {**mine, **theirs}}
         met = "users" in joins and joins["users"].copied > 0
         notes = self._check_cut(protocol, met or (named and joins["items"].copied > 0))
-        if table.item is not None and table.hashes is None:
-            _check_titles(self.run, protocol.dataset, joins["items"])
+        if table.item is not None and (why := self.abroad(protocol.dataset)):
+            raise InputError(
+                f"--from {self.run.path}: {why}, so this is another shop; only model.transfer=frozen, without "
+                "ids, goes from one to another"
+            )
         for one in told_of.values():
             one.rescale()
         rows, plain = {}, 0
@@ -294,24 +306,6 @@ def _copied(run: Run, name: str, mine: Tensor | None, theirs: Tensor | None) -> 
         )
     mine.copy_(theirs)
     return 1
-
-
-def _check_titles(run: Run, dataset: Dataset, items: Join) -> None:
-    """Refuse ids that mean other things here: numbers that two shops count their items by."""
-    table = dataset.item_table
-    if table is None or "title" not in table.column_names:
-        return
-    here = dict(zip(table["id"].to_pylist(), table["title"].to_pylist(), strict=True))
-    shared = items.places[1:] > 0
-    names = dataset.items.ids(np.flatnonzero(shared.numpy()) + 1)
-    before = run.titles.take(pa.array(items.places[1:][shared].numpy() - 1)).to_pylist()
-    pairs = [(here.get(name), title) for name, title in zip(names, before, strict=True)]
-    both = [one == other for one, other in pairs if one is not None and other is not None]
-    if len(both) >= _FEW and sum(both) < len(both) / 2:
-        raise InputError(
-            f"--from {run.path}: {len(both) - sum(both):,} of {len(both):,} items with an id that it knows have "
-            "another title here, so these are ids of another shop; only model.transfer=frozen goes from one to another"
-        )
 
 
 def check_start(start: Start | None, settings: Settings, out: Path) -> None:
