@@ -99,8 +99,10 @@ def test_another_shop_is_understood_without_any_training(name: str, tmp_path: Pa
 def test_what_all_items_of_another_shop_have_in_common_is_left_out(tmp_path: Path) -> None:
     """Its vectors lie somewhere else as a whole, as those of another domain do: that says nothing of any item."""
     (here, mine), (there, others) = shop("a"), shop("b", users=30, seed=1)
+    there = built([*rows_of(there), ("both", "a tea 1")], [*others, "a tea 1"])  # a few items are in both shops
+    others["a tea 1"] = mine["a tea 1"]
     first = pipeline.train(here, small(**{"model.transfer": "frozen"}), tmp_path / "first", vectors=mine)
-    moved = {name: (np.array(vector) + [5.0, -7.0, 2.0, 9.0]).tolist() for name, vector in others.items()}
+    moved = {name: np.add(vector, [5.0, -7.0, 2.0, 9.0]).tolist() for name, vector in others.items()}
     found = [
         pipeline.train(there, zero_shot(), tmp_path / name, vectors=vectors, start=first).manifest["validation"]
         for name, vectors in (("plain", others), ("moved", moved))

@@ -264,15 +264,21 @@ def assigned(body: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, A
         inner = result.setdefault(section, {})
         if not isinstance(inner, dict):
             raise SettingsError(f"--set {text}: {section!r} is not a section of settings")
-        inner[key] = _value(value)
+        inner[key] = _value(value, listed=not _is_text(section, key))
     return result
 
 
-def _value(text: str) -> Any:
+def _is_text(section: str, key: str) -> bool:
+    """Whether a setting is one text, in which a comma is no end."""
+    inner: Any = Settings.model_fields[section].annotation if section in Settings.model_fields else None
+    return inner is not None and key in inner.model_fields and inner.model_fields[key].annotation is str
+
+
+def _value(text: str, *, listed: bool) -> Any:
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
-        return text.split(",") if "," in text else text
+        return text.split(",") if listed and "," in text else text
 
 
 def _load(path: Path) -> dict[str, Any]:

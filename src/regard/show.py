@@ -190,9 +190,10 @@ def added(told: Mapping[str, Any], console: Console, *, as_json: bool) -> None:
         return
     line = f"{told['added']:,} items added to {told['run']}, {told['added_in_all']:,} in all since its training"
     console.print(line, highlight=False)
+    by = {"id": "by their ids", "words": "by the words of their texts", "text": "from their texts"}[told["by"]]
     notes = {
         "completed": "that were added before have a vector now",
-        "without_vector": "have no known vector: they are in the catalogue, and not recommended",
+        "without_vector": f"have no known vector, {by} as those of the run: they are in the catalogue, and not recommended",
         "already_known": "are in the catalogue already, and stay as they were",
         "rows_left_out": "rows are left out: without an id, or with the id of an earlier row",
     }

@@ -84,8 +84,16 @@ def _needed(tiers: Tiers, free: Sequence[str], role: str, names: Sequence[str], 
     found = _find(tiers, free, role, shown)
     if found is None:
         listed = ", ".join(repr(name) for name in names[:20])
-        raise InputError(f"{shown}: cannot tell which column is the {role}; name it (columns found: {listed})")
+        nameless = "; if its first line is no header, give numbers, from 1" if _nameless(names) else ""
+        raise InputError(
+            f"{shown}: cannot tell which column is the {role}; name it{nameless} (columns found: {listed})"
+        )
     return found
+
+
+def _nameless(names: Sequence[str]) -> bool:
+    """Whether what was taken for names of columns are numbers."""
+    return any(name.replace(".", "", 1).isdecimal() for name in names)
 
 
 def _find(tiers: Tiers, free: Sequence[str], role: str, shown: str) -> str | None:

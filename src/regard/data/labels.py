@@ -82,7 +82,8 @@ def resolve_labels(dataset: Dataset, rule: str) -> LabelRule:
         shown = ", ".join(f"{value:g}" for value in known[:5]) + ", …" * (len(known) > 5)
         raise SettingsError(
             f"data.labels={rule}: expected labels 0 and 1; this log has {shown}; say which are positive with "
-            f"data.labels='>={known[-1]:g}', or learn the number itself with data.labels=value"
+            f"data.labels='>={known[-1]:g}', learn the number itself with "
+            "data.labels=value, or that there was an event with data.labels=sampled"
         )
     return LabelRule("given")
 

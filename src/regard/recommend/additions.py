@@ -266,6 +266,7 @@ def added(
         "completed": int(told[~fresh].sum()),
         "without_vector": int((~told).sum()),
         "added_in_all": int(new.sum()) + len(before),
+        "by": maker.recipe.by,
         "attributes_unseen": {name: one.unseen for name, one in found.items() if one.unseen},
     }
     return before.and_(later.those(fresh)), report

@@ -56,6 +56,7 @@ def named(ids: Sequence[str]) -> str:
     return ", ".join(map(repr, ids[:5])) + (", …" if len(ids) > 5 else "")
 
 
-def short(k: int, found: int) -> list[str]:
-    """A note where fewer items were found than asked for."""
-    return [f"asked for {k} items, only {found} are left to recommend"] if found < k else []
+def short(k: int, found: int, filtered: bool = False) -> list[str]:
+    """A note where fewer items were found than asked for; `filtered`: those of the history are left out."""
+    why = ", without those of the history (--seen keep has them)" if filtered else ""
+    return [f"asked for {k} items, only {found} are left to recommend{why}"] if found < k else []

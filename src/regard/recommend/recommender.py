@@ -119,7 +119,7 @@ class Recommender:
             for i, s in zip(items[0].tolist(), scores[0].tolist(), strict=True)
             if i > 0
         ]
-        return Recommendation(found, [*notes, *short(k, len(found))])
+        return Recommendation(found, [*notes, *short(k, len(found), self._filters(seen))])
 
     def recommend_many(
         self, users: Sequence[str], *, k: int = 10, seen: str | None = None, at: Moment | None = None

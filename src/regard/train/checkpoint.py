@@ -7,7 +7,7 @@ rest as JSON; one file, so that no crash can leave halves of two steps. `state.j
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +28,27 @@ def begin(folder: Path, told: Mapping[str, Any], resume: bool) -> None:
     note = folder / "settings.json"
     if resume and note.exists():
         before = read_json(note)
-        differing = sorted(key for key in told if before.get(key) != told[key])
-        if differing:
+        if differing := sorted(_differing(before, told)):
             raise StorageError(
-                f"{folder} belongs to a training with other {', '.join(differing)}; resume it with the same ones, "
-                "or leave --resume out to start from the beginning"
+                f"{folder} belongs to a training with other {', '.join(differing)}; resume it with the same "
+                "ones, or leave --resume out to start from the beginning"
             )
         return
     for file in folder.iterdir():
         if file.is_file() and file.name != LOCK:
             file.unlink()
     write_json(note, told)
+
+
+def _differing(before: Mapping[str, Any], told: Mapping[str, Any], section: str = "") -> Iterator[str]:
+    """What was told otherwise then: one setting where both sides have its section."""
+    for key in told:
+        one, other = before.get(key), told[key]
+        if isinstance(one, Mapping) and isinstance(other, Mapping):
+            yield from _differing(one, other, f"{section}{key}.")
+        elif one != other:
+            plain = all(isinstance(each, bool | int | float | str | None) for each in (one, other))
+            yield f"{section}{key}" + f" ({one} there, {other} here)" * (plain and bool(section))
 
 
 def save(

@@ -32,7 +32,7 @@ from regard.model.retriever import Retriever
 from regard.model.transfer import mode_of
 from regard.recommend.additions import VectorMaker
 from regard.recommend.run import WEIGHTS, Run
-from regard.training.joined import FLAGS, Join, another_shop, attributes_of, joins_of, kind_of
+from regard.training.joined import FLAGS, Join, another_shop, attributes_of, items_of, joins_of, kind_of
 from regard.training.marks import Marks, found, joined, marks_of
 from regard.training.people import people
 from regard.training.protocol import Protocol
@@ -87,19 +87,22 @@ class Start:
                 )
         return found
 
-    def abroad(self, dataset: Dataset) -> str | None:
-        """Why a dataset is of another shop than the run; None where it is of the same."""
-        return another_shop(self.run, dataset)
+    def abroad(self, dataset: Dataset) -> bool:
+        """Whether most items of a dataset are not the run's: it is of another shop, or as good as of one."""
+        return 2 * items_of(self.run, dataset).copied < dataset.n_items or bool(another_shop(self.run, dataset))
 
     def geometry(self, known: Knowledge, counts: Int64, dataset: Dataset) -> Geometry | None:
         """What the run made of pretrained vectors of its items, or users; `counts` (n + 1,) are training events here.
 
-        What all items of another shop have in common tells none of them from another, so there vectors are centred on
-        items of its own; axes and scale, which the weights read, stay.
+        What all items of another shop have in common tells none of them from another, so abroad vectors are centred on
+        the items there; axes and scale, which the weights read, stay.
         """
         maker = VectorMaker.open(self.run.path, known.whose)
-        if maker is None or known.whose == "users" or not self.abroad(dataset):
-            return None if maker is None else maker.geometry
+        if maker is None:
+            return None
+        named = mode_of(self.run.settings.model) != "frozen"  # rows of ids lie around the centre that they began with
+        if known.whose == "users" or named or not self.abroad(dataset):
+            return maker.geometry
         trained = known.known & (counts > 0)
         return maker.geometry.centred(known.rows[trained if trained.any() else known.known])
 
@@ -155,7 +158,7 @@ class Start:
         kinds = {name: kind_of(name, model) for name in {**mine, **theirs}}
         met = "users" in joins and joins["users"].copied > 0
         notes = self._check_cut(protocol, met or (named and joins["items"].copied > 0))
-        if table.item is not None and (why := self.abroad(protocol.dataset)):
+        if table.item is not None and (why := another_shop(self.run, protocol.dataset)):
             raise InputError(
                 f"--from {self.run.path}: {why}, so this is another shop; only model.transfer=frozen, without "
                 "ids, goes from one to another"

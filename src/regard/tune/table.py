@@ -34,25 +34,23 @@ def tuning(found: Tuned, console: Console, *, as_json: bool) -> None:
         highlight=False,
         soft_wrap=True,
     )
-    told = f"next: regard evaluate {found.run}, or regard train … --config {found.path / BEST}"
+    told = (
+        f"next: regard evaluate {found.run}, or regard train … --config {found.path / BEST}, with the dataset and the "
+        "other options of this search"
+    )
     console.print(told, style="dim", highlight=False, soft_wrap=True)
 
 
 def _table(found: Tuned) -> Table:
-    """One row a trial; a searched setting has a column under the last part of its name."""
-    names = list(found.best.settings)
+    """One row a trial; settings that were searched stand under the last part of their names."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for head in ("trial", found.metric, "seconds", *(_head(name) for name in names)):
-        table.add_column(Text(head, overflow="fold"), justify="right", overflow="fold")
+    for head in ("trial", found.metric, "seconds"):
+        table.add_column(head, justify="right", no_wrap=True)
+    table.add_column("settings", overflow="fold")
     sign = 1 if found.lower_is_better else -1
     done = sorted((one for one in found.trials if one.value is not None), key=lambda one: sign * (one.value or 0.0))
     for one in done[:_ROWS]:
         style = "bold" if one.number == found.best.number else ""
-        cells = [one.settings[name].strip('"') for name in names]
-        table.add_row(str(one.number), f"{one.value:.4f}", f"{one.seconds:.1f}", *map(Text, cells), style=style)
+        pairs = (f"{name.partition('.')[2]}={value.strip(chr(34))}" for name, value in one.settings.items())
+        table.add_row(str(one.number), f"{one.value:.4f}", f"{one.seconds:.1f}", Text(", ".join(pairs)), style=style)
     return table
-
-
-def _head(name: str) -> str:
-    """The name without its section, broken where a word ends."""
-    return name.partition(".")[2].replace("_", "_\n") if len(name) > 24 else name.partition(".")[2]
