@@ -223,7 +223,7 @@ def _fitted(
         for line in vectors.lines():
             console.print(line, highlight=False, markup=False)
     counts = user_counts(protocol) if whose == "users" else protocol.split.training_item_counts(dataset)
-    return Fitted.of(vectors, counts, model, start.geometry(vectors, counts, dataset) if start else None)
+    return Fitted.of(vectors, counts, model, start.geometry(vectors, counts) if start else None)
 
 
 def _first_stage(retriever: Run | str | Path | None, protocol: Protocol) -> Run | None:

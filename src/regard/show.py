@@ -193,7 +193,7 @@ def added(told: Mapping[str, Any], console: Console, *, as_json: bool) -> None:
     by = {"id": "by their ids", "words": "by the words of their texts", "text": "from their texts"}[told["by"]]
     notes = {
         "completed": "that were added before have a vector now",
-        "without_vector": f"have no known vector, {by} as those of the run: they are in the catalogue, and not recommended",
+        "without_vector": f"have no known vector, {by} as in training: they are in the catalogue, and not recommended",
         "already_known": "are in the catalogue already, and stay as they were",
         "rows_left_out": "rows are left out: without an id, or with the id of an earlier row",
     }

@@ -80,17 +80,12 @@ class Told:
             at += size + 1
 
 
-def items_of(run: Run, dataset: Dataset) -> Join:
-    """Items of a dataset that a run had when it was trained."""
-    return Join.of(run.items, dataset.items, run.manifest["dataset"]["items"])
-
-
 def another_shop(run: Run, dataset: Dataset) -> str | None:
     """Why the items of a dataset are not those of a run, by ids and by the titles that they have; None where they are.
 
     Ids that are numbers mean other things in another shop.
     """
-    items = items_of(run, dataset)
+    items = Join.of(run.items, dataset.items, run.manifest["dataset"]["items"])
     if not items.copied:
         return f"it knows none of the {len(dataset.items):,} items"
     table = dataset.item_table
@@ -128,7 +123,7 @@ def attributes_of(run: Run, dataset: Dataset, model: Learned, users: Mapping[str
 def joins_of(run: Run, dataset: Dataset, model: Learned, attributes: Mapping[str, Told]) -> dict[str, Join]:
     """How ids of every kind are joined."""
     told = run.manifest
-    found = {"items": items_of(run, dataset)}
+    found = {"items": Join.of(run.items, dataset.items, told["dataset"]["items"])}
     found["behaviours"] = Join.of(Vocabulary.of(told["dataset"]["behaviours"]), Vocabulary.of(dataset.behaviours))
     if getattr(model, "user", None) is not None:
         if run.users is None:

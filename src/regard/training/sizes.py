@@ -68,7 +68,7 @@ def by_size(protocol: Protocol, *, vectors: bool = False, again: bool = False) -
     """Return settings complete for this size of data, and what was decided; what was told is left alone.
 
     `vectors`: whether items start from pretrained ones, in the way of `model.transfer`. `again`: whether all weights
-    are those of a run to begin with, of this shop.
+    are those of a run to begin with, which has these items.
     """
     settings = protocol.settings
     if settings.model.name not in ENCODERS or settings.train.zero_shot:

@@ -32,7 +32,7 @@ from regard.model.retriever import Retriever
 from regard.model.transfer import mode_of
 from regard.recommend.additions import VectorMaker
 from regard.recommend.run import WEIGHTS, Run
-from regard.training.joined import FLAGS, Join, another_shop, attributes_of, items_of, joins_of, kind_of
+from regard.training.joined import FLAGS, Join, another_shop, attributes_of, joins_of, kind_of
 from regard.training.marks import Marks, found, joined, marks_of
 from regard.training.people import people
 from regard.training.protocol import Protocol
@@ -87,24 +87,19 @@ class Start:
                 )
         return found
 
-    def abroad(self, dataset: Dataset) -> bool:
-        """Whether most items of a dataset are not the run's: it is of another shop, or as good as of one."""
-        return 2 * items_of(self.run, dataset).copied < dataset.n_items or bool(another_shop(self.run, dataset))
-
-    def geometry(self, known: Knowledge, counts: Int64, dataset: Dataset) -> Geometry | None:
+    def geometry(self, known: Knowledge, counts: Int64) -> Geometry | None:
         """What the run made of pretrained vectors of its items, or users; `counts` (n + 1,) are training events here.
 
-        What all items of another shop have in common tells none of them from another, so abroad vectors are centred on
-        the items there; axes and scale, which the weights read, stay.
+        Without ids of items these may be of another shop. What all of them have in common tells none from another, so
+        vectors are centred on the items here; axes and scale, which the weights read, stay.
         """
         maker = VectorMaker.open(self.run.path, known.whose)
         if maker is None:
             return None
-        named = mode_of(self.run.settings.model) != "frozen"  # rows of ids lie around the centre that they began with
-        if known.whose == "users" or named or not self.abroad(dataset):
-            return maker.geometry
         trained = known.known & (counts > 0)
-        return maker.geometry.centred(known.rows[trained if trained.any() else known.known])
+        if known.whose == "users" or mode_of(self.run.settings.model) != "frozen" or not trained.any():
+            return maker.geometry
+        return maker.geometry.centred(known.rows[trained])
 
     def knowledge(self, dataset: Dataset, given: Any, whose: str, **options: Any) -> Knowledge | None:
         """Pretrained vectors of a dataset, made as those of the run were; None where it has none.
