@@ -78,3 +78,8 @@ def test_a_preset_is_written_out_and_what_is_told_beside_it_wins() -> None:
     assert (timed.model.name, timed.model.time_bias) == ("hstu", True)
     assert Settings().changed(["model.time_bias=false", "model.name=time-attention"]).model.time_bias is False
     assert gated.changed(["model.width=64"]).model.residual == "gated"  # told, so no rule by size replaces it
+
+
+def test_a_comma_is_no_end_of_a_text() -> None:
+    assert Settings().changed(["data.split=random:0.9,0.05,0.05"]).data.split == "random:0.9,0.05,0.05"
+    assert Settings().changed(["model.attributes=a,b"]).model.attributes == ("a", "b")

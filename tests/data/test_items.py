@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from regard.cli import app
 from regard.data.items import checked_items, item_report, read_items
 from regard.data.sources import ItemColumns, ItemSource
 from regard.errors import InputError
@@ -94,3 +98,13 @@ def test_several_files_and_lines_that_are_none(tmp_path):
         1,
         1,
     )
+
+
+def test_prepare_says_which_rows_of_the_table_were_left_out(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text("user,item,time\nb,x,1\na,y,2\nc,x,3\n")
+    (tmp_path / "items.csv").write_text("id,title\nx,tea\nx,ale\n,nameless\nz,new\n")
+    words = ["prepare", str(tmp_path / "log.csv"), "--out", str(tmp_path / "shop"), "--items"]
+    done = CliRunner().invoke(app, [*words, str(tmp_path / "items.csv")])
+    shown = " ".join(done.output.split())
+    assert "item table 2 items, with title (2)" in shown
+    assert "1 rows with the id of an earlier one left out; 1 rows without an id left out" in shown

@@ -222,3 +222,21 @@ def test_where_vectors_were_read_holds_in_another_folder(tmp_path: Path, monkeyp
     again = Knowledge.like(dataset, recipes[1], whose="users")
     assert again.rows[int(dataset.users.index(["u"])[0])].tolist() == [3.0, 4.0]
     assert Knowledge.of_users(dataset, {"u": [1.0]}).recipe.source is None
+
+
+def test_a_log_is_no_table_of_vectors(tmp_path: Path) -> None:
+    """Its first column has ids too, but of users, and each many times."""
+    rows = [f"{name}\t{at}\t{at % 5}.5" for at in range(12) for name in "abc"]
+    (tmp_path / "u.data").write_text("\n".join(rows) + "\n")
+    with pytest.raises(InputError, match=r"u.data is no table of vectors: 33 rows repeat the key of an earlier one"):
+        Knowledge.read(shop(), str(tmp_path / "u.data"))
+
+
+@pytest.mark.parametrize("by", ["auto", "id"])
+def test_ids_that_may_be_words_are_told_where_items_have_no_titles(by: By) -> None:
+    log = EventLog.read(pa.table({"user": ["u"] * 3, "item": ["1", "2", "3"], "time": [1, 2, 3]}))
+    numbers = {name: [1.0, 1.0] for name in "123"}
+    for source, doubtful in (({**numbers, **WORDS}, True), (numbers, False)):
+        lines = Knowledge.read(Dataset.build(log, None), source, by=by).lines()
+        found = any("3 of its 7 keys are ids of items, which are numbers" in line for line in lines)
+        assert found == (doubtful and by == "auto")

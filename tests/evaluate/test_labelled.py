@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 from sklearn import metrics as peer
 from sklearn.calibration import calibration_curve
 
@@ -24,6 +25,7 @@ from regard.evaluate.areas import WeightedAuc, auc_by_user
 from regard.evaluate.compare import compare
 from regard.evaluate.figures import Labelled, differences, equal_mass, figures_of, numbers
 from regard.evaluate.labelled import collected, evaluate_labelled, labelled_keys, quick_labelled
+from regard.evaluate.labelled_report import labelled_report
 from regard.evaluate.result import Result
 
 DAY = 86_400_000_000
@@ -286,3 +288,27 @@ def test_predictions_that_are_no_numbers_or_too_few_are_refused():
     for answer in (lambda block: np.full(len(block.candidates), np.nan), lambda block: np.ones(len(block))):
         with pytest.raises((AssertionError, DivergenceError), match=re.compile("finite|\\(")):
             collected(SimpleNamespace(probabilities=answer), requests)
+
+
+class Astray(Truth):
+    """Says the opposite."""
+
+    def probabilities(self, requests):
+        return 1 - super().probabilities(requests)
+
+
+@pytest.mark.parametrize("mode", ["given", "value"])
+def test_every_figure_in_which_a_baseline_is_ahead_is_told(mode, capsys):
+    """Of errors less is better, and where both are alike nobody is ahead."""
+    dataset, settings = log(), Settings().changed([f"data.labels={mode}"])
+    split = make_split(dataset, "time:0.7")
+    requests = evaluation_requests(dataset, split, "test", settings, negatives=7)
+    good, bad = (evaluate_labelled(one, requests, dataset, split, bootstrap=0) for one in (Truth(), Astray()))
+    figures = ["rmse", "mae"] if mode == "value" else ["auc", "log_loss"]
+    for ours, theirs, ahead in ((good, bad, False), (bad, good, True), (good, good, False)):
+        Console(width=200).print(labelled_report("ranker", ours, {"popular": theirs}))
+        shown = capsys.readouterr().out
+        for key in figures:
+            line = f"On {key} a baseline is ahead: popular {theirs.value(key):.4f}, ranker {ours.value(key):.4f}."
+            assert (line in shown) == ahead
+        assert ("is ahead" in shown) == ahead

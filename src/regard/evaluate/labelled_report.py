@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from regard.evaluate.compare import ERRORS
+from regard.evaluate.figures import BY_USER
 from regard.evaluate.result import Number, Result
 
 
@@ -36,7 +37,7 @@ def _ahead(name: str, result: Result, baselines: Mapping[str, Result]) -> list[s
     for key, number in result.metrics.items():
         sign = -1 if key.partition("|")[0] in ERRORS else 1
         rivals = {label: one.metrics[key] for label, one in baselines.items() if one.metrics[key]["value"] is not None}
-        if not rivals or number["value"] is None:
+        if not rivals or number["value"] is None or key.endswith(f"|{BY_USER}"):
             continue
         leader = max(rivals, key=lambda label: sign * (rivals[label]["value"] or 0))
         if sign * (rivals[leader]["value"] or 0) > sign * number["value"]:
