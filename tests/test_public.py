@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import importlib.metadata
 import importlib.util
 import os
 import subprocess
@@ -52,6 +53,10 @@ def test_no_public_name_is_hidden_by_a_room() -> None:
             importlib.import_module(f"regard.{name}")
     values = {name: getattr(regard, name) for name in LISTED}
     assert [name for name, value in values.items() if isinstance(value, ModuleType) and not callable(value)] == []
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    assert regard.__version__ == importlib.metadata.version("regard")
 
 
 def test_unknown_name_is_an_attribute_error() -> None:

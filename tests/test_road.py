@@ -15,8 +15,12 @@ import pyarrow.csv as csv
 import pyarrow.parquet as pq
 import pytest
 
+from regard import pipeline
 from regard.cli import main
+from regard.data.events import EventLog
 from regard.data.sample import make_shop
+from regard.data.store import Dataset
+from regard.errors import SettingsError
 
 TINY = [
     "--set",
@@ -347,3 +351,12 @@ def test_help_is_there_for_every_command_with_an_example(regard: Command) -> Non
         assert code == 0
         assert "Example" in own
     assert regard("--version")[1].startswith("regard ")
+
+
+def test_settings_may_be_a_mapping_and_a_mistake_in_it_is_told(tmp_path: Path) -> None:
+    shop = make_shop(users=20)
+    dataset = Dataset.build(EventLog.read(shop.events), None, shop.items)
+    run = pipeline.train(dataset, {"model": {"name": "popular"}}, tmp_path / "run")
+    assert run.settings.model.name == "popular"
+    with pytest.raises(SettingsError, match=r"unknown setting 'train.epoch' \(did you mean 'epochs'"):
+        pipeline.train(dataset, {"train": {"epoch": 1}}, tmp_path / "other")

@@ -71,8 +71,10 @@ def test_what_is_told_stays() -> None:
 
 def test_going_on_takes_a_quarter_of_the_passes() -> None:
     protocol = Protocol.of(shop(), Settings().changed(["data.split=leave-one-out"]))
-    anew, on = (by_size(protocol, again=again)[1]["decided"] for again in (False, True))
+    anew, on = (by_size(protocol, begun=begun)[1]["decided"] for begun in (False, True))
     assert on == anew | {"train.epochs": anew["train.epochs"] / 4} == anew | {"train.epochs": 200}
+    elsewhere = Protocol.of(shop(), Settings().changed(["data.split=leave-one-out", "model.transfer=frozen"]))
+    assert by_size(elsewhere, vectors=True, begun=True) == by_size(elsewhere, vectors=True)
 
 
 @pytest.mark.parametrize("name", ["popular", "co-visit", "matrix-factorization", "ranker"])

@@ -91,6 +91,10 @@ if not TYPE_CHECKING:
 
 def __getattr__(name: str) -> Any:
     """Load a public name from its home."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("regard")
     if name not in _HOMES:
         raise AttributeError(f"module 'regard' has no attribute {name!r}")
     value = getattr(importlib.import_module(_HOMES[name]), name)

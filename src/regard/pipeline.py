@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -109,7 +109,7 @@ def _read(source: Any, columns: Columns | None, reading: Reading | None, workspa
 
 def train(  # noqa: PLR0913 - the road has these entrances
     dataset: Dataset | str | Path,
-    settings: Settings | None = None,
+    settings: Settings | Mapping[str, Any] | None = None,
     out: str | Path = "run",
     *,
     resume: bool = False,
@@ -123,7 +123,7 @@ def train(  # noqa: PLR0913 - the road has these entrances
 
     Args:
         dataset: a dataset or its folder.
-        settings: defaults where None.
+        settings: defaults where None; a mapping is read as a settings file would be.
         out: folder of the run; an earlier run there is replaced when the new one is complete.
         resume: go on from the checkpoint in `out` if there is one, else start from the beginning.
         console: where progress is shown; None = quiet.
@@ -132,7 +132,8 @@ def train(  # noqa: PLR0913 - the road has these entrances
         user_vectors: the same for users, by their ids; for models that have a vector of every user.
         start: a run to go on from, on its own dataset grown or on that of another domain; see `training.start`.
     """
-    begun, settings = None if start is None else Start.of(start), settings or Settings()
+    begun = None if start is None else Start.of(start)
+    settings = Settings.of(settings) if isinstance(settings, Mapping) else settings or Settings()
     settings = begun.settings(settings) if begun else settings
     check_name(settings.model.name)
     dataset = dataset if isinstance(dataset, Dataset) else Dataset.open(dataset)

@@ -54,8 +54,7 @@ def learn(
     `fitted`, `fitted_users`: pretrained vectors for its items and users to start from. `start`: the run whose weights
     it goes on from.
     """
-    again = start is not None and mode_of(protocol.settings.model) != "frozen"  # without ids, it may be another shop
-    settings, size = by_size(protocol, vectors=fitted is not None, again=again)
+    settings, size = by_size(protocol, vectors=fitted is not None, begun=start is not None)
     if fitted is not None or fitted_users is not None:  # what a run is does not hang on what `auto` will mean one day
         settings = settings.changed([f"model.transfer={mode_of(settings.model)}"])
     protocol, dataset = replace(protocol, settings=settings), protocol.dataset

@@ -64,17 +64,18 @@ class Size:
         return next(share for most, share in _DROPOUT if self.density < most)
 
 
-def by_size(protocol: Protocol, *, vectors: bool = False, again: bool = False) -> tuple[Settings, dict[str, Any]]:
+def by_size(protocol: Protocol, *, vectors: bool = False, begun: bool = False) -> tuple[Settings, dict[str, Any]]:
     """Return settings complete for this size of data, and what was decided; what was told is left alone.
 
-    `vectors`: whether items start from pretrained ones, in the way of `model.transfer`. `again`: whether all weights
-    are those of a run to begin with, which has these items.
+    `vectors`: whether items start from pretrained ones, in the way of `model.transfer`. `begun`: whether all weights
+    are those of a run to begin with; where they know items by ids, fewer passes are enough.
     """
     settings = protocol.settings
     if settings.model.name not in ENCODERS or settings.train.zero_shot:
         return settings, {}
     size = Size.of(protocol)
     told = {f"{name}.{key}" for name in ("model", "train") for key in getattr(settings, name).model_fields_set}
+    again = begun and mode_of(settings.model) != "frozen"  # without ids, it may be another shop
     epochs = math.ceil(size.epochs * _AGAIN) if again else size.epochs
     wanted: dict[str, Any] = {"train.epochs": epochs, "model.dropout": size.dropout}
     if vectors:
