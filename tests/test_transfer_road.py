@@ -343,12 +343,41 @@ def test_attributes_of_added_items_that_do_not_fit_are_refused(tmp_path: Path) -
         ("price", ["dear"], "'price': expected a number, as the run has learned it; row 1 has 'dear'"),
         ("look", [[1.0]], r"'look': expected a list of 2 numbers.*row 1 has \[1.0\]"),
         ("look", ["[1, 2"], "'look': expected a list of 2 numbers"),
+        ("kind", [["tea"]], "'kind': expected text or numbers, as the run has learned it; got list"),
     ):
         with pytest.raises(InputError, match=said):
             regard.add_items(run, pa.table({**whole, name: wrong}), {"mint": [1.0] * 4})
-    with pytest.raises(InputError, match=r"no column 'kind'.*of every item the run reads 'kind', 'price', 'look'"):
+    with pytest.raises(InputError, match=r"no column 'kind'.*; the run reads it of every item"):
         regard.add_items(run, pa.table({"id": ["mint"]}), {"mint": [1.0] * 4})
     assert not (run.path / "added").exists()
+
+
+def test_what_was_told_of_an_item_stays_where_a_later_table_is_silent(tmp_path: Path) -> None:
+    dataset, vectors = with_attributes()
+    read = small("gate", **{"train.epochs": "1"}).changed(["model.attributes=kind,price"])
+    run = pipeline.train(dataset, read, tmp_path / "run", vectors=vectors)
+    table = {"id": ["mint"], "kind": ["tea"], "price": [1.5]}
+    assert regard.add_items(run, pa.table(table), {"nobody": [1.0] * 4})["without_vector"] == 1
+    first = Additions.open(run.path)
+    assert regard.add_items(run, pa.table({**table, "kind": ["ale"], "price": [None]}), {"mint": [1.0] * 4})[
+        "completed"
+    ]
+    then = Additions.open(run.path)
+    assert first is not None
+    assert then is not None
+    assert torch.equal(first.attributes["price"], then.attributes["price"])
+    assert (first.attributes["kind"] != then.attributes["kind"]).all()
+
+
+def test_a_ranker_that_reads_nothing_of_new_items_asks_for_no_columns(tmp_path: Path) -> None:
+    dataset, vectors = with_attributes()
+    first = pipeline.train(dataset, small("gate", **{"train.epochs": "1"}), tmp_path / "first", vectors=vectors)
+    own = small("auto", **{"model.name": "ranker", "train.epochs": "1"}).changed(["model.attributes=kind"])
+    run = pipeline.train(dataset, own, tmp_path / "run", retriever=first)
+    assert regard.add_items(run, pa.table({"id": ["mint"]}), {"mint": [1.0] * 4})["added"] == 1
+    both = pipeline.train(dataset, own, tmp_path / "both", retriever=first, vectors=vectors)
+    report = regard.add_items(both, pa.table({"id": ["mint"], "kind": ["never"]}), {"mint": [1.0] * 4})
+    assert report["attributes_unseen"] == {"kind": 1}
 
 
 def test_a_run_without_vectors_takes_no_items(tmp_path: Path) -> None:

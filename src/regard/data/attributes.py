@@ -85,11 +85,20 @@ def attributes_like(meanings: Mapping[str, Any], rows: pa.Table) -> dict[str, At
     Raises:
         InputError: a column holds what cannot be read as the attribute was.
     """
-    return {name: _like(f"item attribute {name!r}", one, rows[name].combine_chunks()) for name, one in meanings.items()}
+    found = {}
+    for name, one in meanings.items():
+        shown = f"item attribute {name!r}"
+        if name not in rows.column_names:
+            flag = f" (--{name})" if name in ("title", "text") else ""
+            raise InputError(f"{shown}: the run reads it of every item; say which column of the table it is{flag}")
+        found[name] = _like(shown, one, rows[name].combine_chunks())
+    return found
 
 
 def _like(shown: str, meaning: Mapping[str, Any], column: pa.Array) -> Attribute:
     if meaning["kind"] == "category":
+        if pa.types.is_nested(column.type):
+            raise InputError(f"{shown}: expected text or numbers, as the run has learned it; got {column.type}")
         names, given = Vocabulary.of(meaning["values"]), column.is_valid().to_numpy(zero_copy_only=False)
         codes = np.zeros(len(column) + 1, np.int64)
         codes[1:][given] = names.index(_plain(column).drop_null().cast(pa.large_string()))

@@ -123,13 +123,13 @@ class Knowledge:
             return cls._of(found, events, VectorRecipe(where, "text", tuple(columns)))
         if by == "id" or (by == "auto" and not _described(dataset, columns)):
             of_ids = read_vectors(source, own, ids=ids, trust=trust)
-            return cls._of(of_ids if by == "id" else _doubted(of_ids), events, VectorRecipe(where, "id"))
+            return cls._of(of_ids if by == "id" else _doubted(_no_log(of_ids)), events, VectorRecipe(where, "id"))
         words = ItemWords.of(item_texts(dataset, columns), weights)
         wanted = dict.fromkeys(own if by == "auto" else ()) | words.spellings  # the source is read once for both
         found = read_vectors(source, wanted, ids=ids, trust=trust)
         entries = words.entries(found)
         if by == "auto" and _of_ids(of_ids := found.first(len(own)), words, entries):
-            return cls._of(of_ids, events, VectorRecipe(where, "id"))
+            return cls._of(_no_log(of_ids), events, VectorRecipe(where, "id"))
         by_words = words.averaged(found, entries, events=events[1:])
         how = (words.weights.as_dict(), tuple(by_words.mean.tolist()))
         told = {"words": by_words.coverage.as_dict(), "line": by_words.coverage.line()}
@@ -170,7 +170,7 @@ class Knowledge:
         """
         found = read_vectors(source, dataset.users.array.to_pylist(), ids=ids, trust=trust)
         recipe = VectorRecipe(_where(source), "id")
-        return cls._of(found, np.diff(dataset.offsets), recipe, {"whose": "users"})
+        return cls._of(_no_log(found), np.diff(dataset.offsets), recipe, {"whose": "users"})
 
     @classmethod
     def _of(
@@ -186,11 +186,6 @@ class Knowledge:
             raise InputError(
                 f"{vectors.report.source} knows none of the {len(vectors.keys):,} {told['whose']} of this dataset, "
                 f"such as {vectors.keys[0]!r}; expected vectors of {told['whose'][:-1]} ids{words}"
-            )
-        if vectors.report.duplicates > max(_REPEATS, int(vectors.known.sum())):
-            raise InputError(
-                f"{vectors.report.source} is no table of vectors: {vectors.report.duplicates:,} rows repeat the key of "
-                f"an earlier one, as in a log; expected one row for each of the {told['whose']}"
             )
         known = np.concatenate([[False], vectors.known])
         rows = np.concatenate([np.zeros((1, vectors.width), np.float32), vectors.matrix])
@@ -264,6 +259,17 @@ def _where(source: Any) -> str | None:
     prefix = TEXT if str(source).startswith(TEXT) else ""
     path = Path(str(source).removeprefix(prefix))
     return prefix + str(path.resolve()) if path.exists() else str(source)
+
+
+def _no_log(found: Vectors) -> Vectors:
+    """Vectors of ids, refused where most rows of the source are of ids that it had before."""
+    report = found.report
+    if report.duplicates > max(_REPEATS, int(found.known.sum())):
+        raise InputError(
+            f"{report.source} is no table of vectors: {report.duplicates:,} rows repeat the key of an earlier one, as "
+            "in a log; expected one row for each id (--vectors-by id takes the first of an item)"
+        )
+    return found
 
 
 def _doubted(own: Vectors) -> Vectors:

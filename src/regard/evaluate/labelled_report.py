@@ -40,7 +40,7 @@ def _ahead(name: str, result: Result, baselines: Mapping[str, Result]) -> list[s
         if not rivals or number["value"] is None or key.endswith(f"|{BY_USER}"):
             continue
         leader = max(rivals, key=lambda label: sign * (rivals[label]["value"] or 0))
-        if sign * (rivals[leader]["value"] or 0) > sign * number["value"]:
+        if sign * round(rivals[leader]["value"] or 0, 4) > sign * round(number["value"], 4):
             lines.append(f"On {key} a baseline is ahead: {leader} {_value(rivals[leader])}, {name} {_value(number)}.")
     return lines
 

@@ -153,7 +153,7 @@ class Additions:
         return Additions(self.table.filter(pa.array(kept.numpy())), self.rows[kept], self.told[kept], attributes)
 
     def completed(self, places: Sequence[int], later: Additions) -> Additions:
-        """With what is known `later` of the items at `places`: a vector, and the title and attributes it came with."""
+        """With what is known `later` of the items at `places`: a vector, and what title and attributes it came with."""
         at = torch.as_tensor([place for place, told in zip(places, later.told, strict=True) if told], dtype=torch.int64)
         later = later.those(later.told)
         titles = self.table["title"].to_pylist()
@@ -161,7 +161,7 @@ class Additions:
             titles[place] = title or titles[place]
         table = pa.table({"id": self.table["id"], "title": titles}).cast(_SCHEMA)
         mine, theirs = self._with_all(later), later._with_all(self)
-        attributes = {name: one.index_put((at,), theirs[name]) for name, one in mine.items()}
+        attributes = {name: one.index_put((at,), _or(theirs[name], one[at])) for name, one in mine.items()}
         rows, told = self.rows.index_put((at,), later.rows), self.told.index_put((at,), later.told)
         return Additions(table, rows, told, attributes)
 
@@ -181,23 +181,29 @@ class Additions:
         return {**absent, **self.attributes}
 
 
+def _or(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """Values (n,) or (n, size) of an attribute, the second ones where the first are not given."""
+    absent = first.isnan().any(1, keepdim=True) if first.is_floating_point() else first == 0
+    return torch.where(absent, second, first)
+
+
 def read_new(stages: Sequence[Path], items: Any) -> pa.Table:
     """Read a table of items with all columns that runs, in the folders `stages`, read or make vectors of.
 
     Raises:
         InputError: a column is missing, or the table cannot be read.
     """
-    makers = [VectorMaker.open(folder) for folder in stages]
-    read = [name for one in makers if one for name in one.recipe.columns]
-    read += [name for folder in stages for name in _meanings(folder)]
+    makers = {folder: one for folder in stages if (one := VectorMaker.open(folder))}  # others read none of these items
+    read = [name for one in makers.values() for name in one.recipe.columns]
+    read += [name for folder in makers for name in _meanings(folder)]
     wanted = tuple(name for name in dict.fromkeys(read) if name not in COLUMNS)
     columns = items.columns if isinstance(items, ItemSource) else ItemColumns()
     source = items if isinstance(items, ItemSource) else ItemSource(items, columns)
     try:
         return read_items(replace(source, columns=replace(columns, attributes=wanted)))
     except InputError as error:
-        needed = f"; of every item the run reads {', '.join(map(repr, wanted))}" if wanted else ""
-        raise InputError(f"{error}{needed}") from None
+        missed = any(f"no column {name!r}" in str(error) for name in wanted)
+        raise InputError(f"{error}{'; the run reads it of every item' * missed}") from None
 
 
 def _meanings(folder: Path) -> dict[str, Any]:
@@ -301,4 +307,5 @@ def added_to_stages(
     found, report = added(first, catalogue, items, source, before=theirs, **options)
     if VectorMaker.open(second) is None:
         return found, found.unknown(), report
-    return found, added(second, catalogue, items, source, before=before, **options)[0], report
+    ranked, more = added(second, catalogue, items, source, before=before, **options)
+    return found, ranked, {**report, "attributes_unseen": {**report["attributes_unseen"], **more["attributes_unseen"]}}

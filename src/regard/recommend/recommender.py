@@ -93,17 +93,15 @@ class Recommender:
             raise InputError("expected either a user or a history, not both and not neither")
         for name, ids in (("history", history), ("candidates", candidates), ("exclude", exclude)):
             check_list(ids, name, "item")
-        most = self._most(k)
-        notes: list[str] = []
+        most, notes = self._most(k), list[str]()
         if user is not None:
             histories = self._stored(self._user(user))
         else:
             histories = self._live(self._indexes(history or (), "history", notes), notes)
         histories = replace(histories, request=codes_of(context or {}, self.run.context, notes))
         moment = checked_moment(at, self._momentary, user is None, self._gap, notes)
-        excluded = set(self._indexes(exclude, "exclude", notes))
-        if self._filters(seen):
-            excluded |= set((histories if user is None else self._seen(self._user(user))).items.tolist())
+        met = self._met(histories, user) if self._filters(seen) else set()
+        excluded = met | set(self._indexes(exclude, "exclude", notes))
         wanted = None if candidates is None else self._indexes(candidates, "candidates", notes)
         if wanted is not None and not wanted:
             raise InputError(
@@ -119,7 +117,13 @@ class Recommender:
             for i, s in zip(items[0].tolist(), scores[0].tolist(), strict=True)
             if i > 0
         ]
-        return Recommendation(found, [*notes, *short(k, len(found), self._filters(seen))])
+        return Recommendation(
+            found, [*notes, *short(k, len(found), bool(met if wanted is None else met & set(wanted)))]
+        )
+
+    def _met(self, histories: Histories, user: str | None) -> set[int]:
+        """What has been met: all of a known user's items, or those of a live history."""
+        return set((histories if user is None else self._seen(self._user(user))).items.tolist()) - {0}
 
     def recommend_many(
         self, users: Sequence[str], *, k: int = 10, seen: str | None = None, at: Moment | None = None

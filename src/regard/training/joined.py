@@ -80,12 +80,11 @@ class Told:
             at += size + 1
 
 
-def another_shop(run: Run, dataset: Dataset) -> str | None:
+def another_shop(run: Run, dataset: Dataset, items: Join) -> str | None:
     """Why the items of a dataset are not those of a run, by ids and by the titles that they have; None where they are.
 
     Ids that are numbers mean other things in another shop.
     """
-    items = Join.of(run.items, dataset.items, run.manifest["dataset"]["items"])
     if not items.copied:
         return f"it knows none of the {len(dataset.items):,} items"
     table = dataset.item_table

@@ -40,6 +40,7 @@ from regard.training.protocol import Protocol
 _FREE = ("dropout", "negatives", "negative_sampling", "id_dropout", "content_weight", "covisit_weight", "vector_scale")
 """Of the model's settings: what no weight depends on."""
 _SHAPING = ("labels", "history", "histories")  # of the data's settings: they say what the model reads and learns
+_MANY = 100  # vectors whose mean is about that of all
 _REDRAWN = ("random", "users")  # splits that draw anew what is held back when a log has grown
 
 
@@ -91,15 +92,16 @@ class Start:
         """What the run made of pretrained vectors of its items, or users; `counts` (n + 1,) are training events here.
 
         Without ids of items these may be of another shop. What all of them have in common tells none from another, so
-        vectors are centred on the items here; axes and scale, which the weights read, stay.
+        vectors are centred on the items with training events here, on all where these are few; axes and scale, which
+        the weights read, stay.
         """
         maker = VectorMaker.open(self.run.path, known.whose)
         if maker is None:
             return None
-        trained = known.known & (counts > 0)
-        if known.whose == "users" or mode_of(self.run.settings.model) != "frozen" or not trained.any():
+        if known.whose == "users" or mode_of(self.run.settings.model) != "frozen":
             return maker.geometry
-        return maker.geometry.centred(known.rows[trained])
+        trained = known.known & (counts > 0)
+        return maker.geometry.centred(known.rows[trained if trained.sum() >= _MANY else known.known])
 
     def knowledge(self, dataset: Dataset, given: Any, whose: str, **options: Any) -> Knowledge | None:
         """Pretrained vectors of a dataset, made as those of the run were; None where it has none.
@@ -153,7 +155,7 @@ class Start:
         kinds = {name: kind_of(name, model) for name in {**mine, **theirs}}
         met = "users" in joins and joins["users"].copied > 0
         notes = self._check_cut(protocol, met or (named and joins["items"].copied > 0))
-        if table.item is not None and (why := another_shop(self.run, protocol.dataset)):
+        if table.item is not None and (why := another_shop(self.run, protocol.dataset, joins["items"])):
             raise InputError(
                 f"--from {self.run.path}: {why}, so this is another shop; only model.transfer=frozen, without "
                 "ids, goes from one to another"
